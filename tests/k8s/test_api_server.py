@@ -91,7 +91,7 @@ def test_a_commands_account_changes_the_config_map_which_the_next_apply_does_not
     def config() -> ServerConfig:
         return ServerConfig.parse(held.read_text("models.config") or "")
 
-    held.write_text("models.config", config().labelled("resnet50", {"stable": 3}).pinned("resnet50", [3]).render())
+    held.write_text("models.config", config().changed("resnet50", labels={"stable": 3}, pins=[3]).render())
     applied = cluster.kubectl("apply", "--server-side", "--field-manager=test", "-f", "-", text=text)
     assert 'conflict with "dermserve-model"' in applied.stderr
     assert (config().labels("resnet50"), config().pins("resnet50")) == ({"stable": 3}, [3])

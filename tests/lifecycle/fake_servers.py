@@ -11,7 +11,6 @@ from google.protobuf.wrappers_pb2 import Int64Value
 
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.models.lifecycle.server_config import Desk, ServerConfig
-from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
 from tests.lifecycle.versions_at_hand import CONFIG
@@ -42,11 +41,13 @@ class FakeServer:
         self.address = address
         self.labels: dict[str, int] = {}
         self.loaded: set[int] = set()
-        self.steps = Steps()
+        self.steps, self.gone = Steps(), False
         self.answers: dict[str, serving_pb2.PredictResponse] = {}
         self._store, self._broken = store, broken
 
     def available(self, model: str) -> set[int]:
+        if self.gone:
+            raise NoServerError(f"{self.address} does not answer")
         return set(self.loaded)
 
     def label(self, model: str, label: str) -> int | None:
@@ -85,20 +86,6 @@ class FakeServer:
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         assert self.loaded <= versions
-
-
-class FakeServers(Servers):
-    """Several of them."""
-
-    def __init__(self, servers: list[FakeServer]) -> None:
-        super().__init__([server.address for server in servers])
-        self._servers: Any = servers
-        self.gone: set[str] = set()
-
-    def available(self, model: str) -> set[int]:
-        if self.gone:
-            raise NoServerError(f"{self.gone} does not answer")
-        return super().available(model)
 
 
 class GrpcHandler(grpc.GenericRpcHandler):
@@ -160,7 +147,7 @@ def fake_desk(store: LocalStore, *, broken: Collection[int] = (), **how: Any) ->
     """Two servers that follow the newest version of a store, whose models.config this writes."""
     store.write_text("models.config", CONFIG)
     servers = [FakeServer(name, store, broken=set(broken)) for name in ("first", "second")]
-    return Desk(store=store, servers=FakeServers(servers), **how)
+    return Desk(store=store, servers=servers, **how)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dermserve.models.lifecycle import moves, rollout
 from dermserve.models.lifecycle.errors import RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import entries
-from tests.lifecycle.fake_servers import FakeServer, FakeServers, KilledError, SteppedStore, Steps
+from tests.lifecycle.fake_servers import FakeServer, KilledError, SteppedStore, Steps
 from tests.lifecycle.versions_at_hand import CONFIG, make_version, run
 
 
@@ -79,7 +79,7 @@ def _desk(folder: pathlib.Path) -> Desk:
     for pod in pods:
         pod.config_map = held
         pod.loaded = {3 - 1}  # it followed the newest that loads
-    desk = Desk(store=store, servers=FakeServers(pods), config_map=held)
+    desk = Desk(store=store, servers=pods, config_map=held)
     moves.promote(desk, "m", 1)
     return desk
 
@@ -191,9 +191,7 @@ def test_a_config_map_is_read_and_patched_by_kubectl(kubectl: pathlib.Path) -> N
     assert held.read_text("models.config") == CONFIG
     held.write_text("canary.toml", '[canary_shares]\n"m" = 0.05\n')
     assert json.loads(kubectl.read_text())["data"]["other"] == "stays"
-    assert Desk(store=SteppedStore(kubectl.parent), servers=FakeServers([]), config_map=held).read_shares() == {
-        "m": 0.05
-    }
+    assert Desk(store=SteppedStore(kubectl.parent), servers=[], config_map=held).read_shares() == {"m": 0.05}
     assert held.read_text("none") is None
     with pytest.raises(
         StoreError, match=r'kubectl get failed: Error from server \(NotFound\): configmaps "x" not found'

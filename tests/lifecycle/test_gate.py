@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from http.client import BadStatusLine, IncompleteRead
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from prometheus_client import Metric, generate_latest, start_http_server
 
 from dermserve.contract import render_card
 from dermserve.gateway.metrics import Metrics
-from dermserve.models.lifecycle import gate, moves
+from dermserve.models.lifecycle import gate, moves, watch
 from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreError
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
 from dermserve.models.lifecycle.options import parse_requirement
@@ -177,13 +178,17 @@ LIMITS = Limits(more_failed=0.05, slower=1.5, disagreement=0.2, requests=10)
 def _watched(happening: Callable[[_Page], None]) -> tuple[Report, list[str]]:
     page = _Page()
     page.count("canary", 0, 100)  # before the watch began: no matter
-    return _watch(Gateways(["one:9090"], fetch=lambda url: page.text()), lambda: happening(page))
+    return _watch(["one:9090"], lambda url: page.text(), lambda: happening(page))
 
 
-def _watch(gateways: Gateways, happening: Callable[[], None]) -> tuple[Report, list[str]]:
+def _watch(names: list[str], fetch: Callable[[str], str], happening: Callable[[], None]) -> tuple[Report, list[str]]:
     """Watch for four looks, between which something happens."""
     looks = itertools.count()
-    return gateways.watch("m", seconds=4, limits=LIMITS, pause=lambda _: happening(), clock=lambda: next(looks))
+    time = SimpleNamespace(sleep=lambda _: happening(), monotonic=lambda: next(looks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "_fetch", fetch)
+        patch.setattr(watch, "time", time)
+        return Gateways(names).watch("m", seconds=4, limits=LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +242,14 @@ def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count(
             pages["one:1"] = _Page()
             pages["one:1"].count("canary", 4)
 
-    report, _ = _watch(Gateways(list(pages), fetch=fetch), happen)
+    report, _ = _watch(list(pages), fetch, happen)
     assert report.requests == {"stable": 0, "canary": 12}
 
 
-def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
+def test_a_share_has_arrived_when_every_gateway_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pages = {"one:1": _Page(), "two:1": _Page()}
-    gateways = Gateways(list(pages), fetch=lambda url: pages[url.split("/")[2]].text())
+    monkeypatch.setattr(watch, "_fetch", lambda url: pages[url.split("/")[2]].text())
+    gateways = Gateways(list(pages))
     pages["one:1"].metrics.canary_share("m").set(0.05)
     with pytest.raises(NoServerError, match=r"1 of 2 gateways do not have the share 0.05 of m: two:1 shows none"):
         gateways.wait_share("m", 0.05, timeout=0)

@@ -13,7 +13,7 @@ from dermserve.models.lifecycle import moves, rollout
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import entries, new_entry
-from tests.lifecycle.fake_servers import FakeServers, Fleet, KilledError, SteppedStore, Steps, fake_desk
+from tests.lifecycle.fake_servers import Fleet, KilledError, SteppedStore, Steps, fake_desk
 from tests.lifecycle.versions_at_hand import CONFIG, make_version
 
 Move = Callable[[Desk], object]
@@ -174,7 +174,7 @@ def test_rollback_after_a_killed_promotion_goes_back_to_what_was_stable_before_i
 def test_servers_that_a_killed_command_had_and_the_next_has_not_are_named(fleet: Fleet) -> None:
     with fleet.stepping(Steps(4)), pytest.raises(KilledError):
         _promote(fleet.desk)
-    rollout.recover(dataclasses.replace(fleet.desk, servers=FakeServers(fleet.servers[:1])))
+    rollout.recover(dataclasses.replace(fleet.desk, servers=fleet.servers[:1]))
     assert fleet.said[-1] == "not asked, as no --tfs names them: second"
 
 
@@ -236,7 +236,7 @@ def test_a_hand_that_edits_models_config_after_a_killed_move_has_the_last_word(m
     fleet = _fleet(memory)
     with fleet.stepping(Steps(5)), pytest.raises(KilledError):
         _promote(fleet.desk)
-    fleet.store.write_text("models.config", fleet.desk.read_config().labelled("m", {"stable": 2}).render())
+    fleet.store.write_text("models.config", fleet.desk.read_config().changed("m", labels={"stable": 2}).render())
     rollout.recover(fleet.desk)
     assert [server.labels for server in fleet.servers] == [{"stable": 2}] * 2
 
@@ -269,7 +269,7 @@ def test_a_move_whose_log_line_was_cut_off_is_undone_by_the_next_command(memory:
 def test_a_dead_server_keeps_the_intent_for_later(fleet: Fleet) -> None:
     with fleet.stepping(Steps(4)), pytest.raises(KilledError):
         _promote(fleet.desk)
-    fleet.desk.servers.gone = {"second"}
+    fleet.servers[1].gone = True
     with pytest.raises(NoServerError):
         _rollback(fleet.desk)
     assert rollout.pending(fleet.store) is not None

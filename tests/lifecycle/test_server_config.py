@@ -24,7 +24,7 @@ def test_labels_and_pins_are_read() -> None:
 
 def test_a_change_leaves_everything_else_alone() -> None:
     before = ServerConfig.parse(TEXT)
-    after = ServerConfig.parse(before.labelled("a", {"stable": 1}).pinned("a", {1}).render())
+    after = ServerConfig.parse(before.changed("a", labels={"stable": 1}, pins={1}).render())
     assert (after.labels("a"), after.pins("a")) == ({"stable": 1}, [1])
     assert "sampling_rate: 0.5" in after.render()
     assert "all {" in after.render()
@@ -32,7 +32,7 @@ def test_a_change_leaves_everything_else_alone() -> None:
 
 
 def test_without_pins_the_server_follows_the_newest() -> None:
-    assert ServerConfig.parse(TEXT).pinned("a", ()).pins("a") == []
+    assert ServerConfig.parse(TEXT).changed("a", pins=()).pins("a") == []
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_version_whose_upload_did_not_finish_is_not_there(bucket: str, tmp_pat
         uploads.append(target.partition("/m/")[2])
         put(source, target)
 
-    client = store._files._files
+    client = store._files
     put, client.put_file = client.put_file, fail_before_the_manifest
     try:
         with pytest.raises(StoreError, match="cut"):

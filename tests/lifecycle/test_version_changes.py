@@ -25,7 +25,7 @@ from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.rollout import Intent
 from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
-from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.servers import connected
 from dermserve.models.lifecycle.stores import LocalStore
 from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
 from tests.modelserver.server_process import ServerProcess
@@ -181,7 +181,7 @@ def _change_everything(small_store: pathlib.Path, folder: pathlib.Path, said: To
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(model_server(folder)) for _ in range(2)]
         addresses = [server.address for server in servers]
-        changer = Changer(Desk(store=LocalStore(folder), servers=stack.enter_context(Servers(addresses))))
+        changer = Changer(Desk(store=LocalStore(folder), servers=stack.enter_context(connected(addresses))))
         address = stack.enter_context(gateway(addresses, folder / CANARY_FILE, said))
 
         def restart(server: ServerProcess, how: signal.Signals) -> None:

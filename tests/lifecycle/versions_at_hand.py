@@ -10,7 +10,6 @@ from click.testing import CliRunner, Result
 from dermserve.cli import main
 from dermserve.models.lifecycle.manifest import write_manifest
 from dermserve.models.lifecycle.server_config import Desk
-from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore, Store, open_store
 from dermserve.tfserving.v1 import management_pb2
 from tests.modelserver.server_process import ServerProcess, running
@@ -37,7 +36,7 @@ def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str 
 def shares(store: Store | pathlib.Path) -> dict[str, float]:
     """The share of callers that gets each model's canary."""
     held = open_store(store) if isinstance(store, pathlib.Path) else store
-    return Desk(store=held, servers=Servers(())).read_shares()
+    return Desk(store=held, servers=()).read_shares()
 
 
 def records(logs: Iterable[management_pb2.PredictLog]) -> bytes:

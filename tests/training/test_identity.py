@@ -19,12 +19,13 @@ from dermserve.models.exporter import run_content
 from dermserve.models.training import cli
 from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.provenance import read_provenance
 from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import backbones, checkpoint
-from dermserve.models.training.train.dataset import finished_data, prepare, read_provenance
+from dermserve.models.training.train.dataset import finished_data, prepare
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, StoppedError, command, instead_of_training, start, tiny

@@ -173,9 +173,9 @@ def test_weights_of_another_network_or_cut_off_are_named(mobilenet: keras.Model,
         file.write_bytes(damage)
     else:
         np.savez(file, x=np.zeros(3))
-    with pytest.raises(RunError, match=r"other\.npz does not hold weights for the backbone of mobilenet_v3_small"):
+    with pytest.raises(RunError, match=r"other\.npz do not fit the backbone of mobilenet_v3_small"):
         load_backbone(mobilenet, file)
-    with pytest.raises(RunError, match=r"other\.npz does not hold compact weights of mobilenet_v3_small"):
+    with pytest.raises(RunError, match=r"other\.npz do not fit mobilenet_v3_small"):
         load_compact(mobilenet, file)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from dermserve.models.papers import cli, heads
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.predictions import Predictions
+from dermserve.models.training.evaluate.predictions import Predictions, Predictor
+from dermserve.models.training.train import backbones
 from dermserve.models.training.train.dataset import prepare
 from tests.training.runs import command, tiny
 
@@ -20,6 +22,13 @@ EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
 LABELS = np.arange(280) % 7
 SAMPLES = [Sample(Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
 VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
+
+
+def features_of(values: np.ndarray, samples: Sequence[Sample] = SAMPLES) -> Predictions:
+    """Photos that were not looked at, with these features."""
+    return Predictions(np.empty(0), values, Labelled.whole(np.empty((len(samples), 0)), samples=samples))
+
+
 SEVEN = tiny('model = "resnet50"\n', HEAD)
 
 
@@ -61,13 +70,13 @@ def test_a_backbone_normalises_the_photo_itself(name: str) -> None:
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.weights.h5"
     file.write_bytes(b"not HDF5")
-    with pytest.raises(RunError, match="does not hold weights for the backbone of mobilenet_v3_small"):
+    with pytest.raises(RunError, match="do not fit the backbone of mobilenet_v3_small"):
         heads.load("mobilenet_v3_small", file, side=96)
 
 
 @pytest.mark.slow
 def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
-    grid, table, features = ((0.7, 0.4, 16), (0.8, 0.5, 32)), tmp_path / "table.csv", heads.Features(VALUES, SAMPLES)
+    grid, table, features = ((0.7, 0.4, 16), (0.8, 0.5, 32)), tmp_path / "table.csv", features_of(VALUES)
     (first,) = heads.run_grid(SEVEN, features, table, grid=grid[:1])
     cells = heads.run_grid(SEVEN, features, table, grid=grid)
     assert cells[0] == first  # with its minutes: it is not trained again
@@ -78,29 +87,37 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
 
 
 def test_no_test_photo_is_looked_at(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment, looked = tiny("", EXPERIMENT), list[heads.Features]()
+    experiment, looked = tiny("", EXPERIMENT), list[Predictions]()
     data = prepare(experiment, photos, cache=tmp_path / "cache")
     images = keras.Input((224, 224, 3))
     means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
     network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(means(images)), name="means")
 
     def train_head(
-        experiment: object, features: heads.Features, parts: Mapping[Sample, Part], *_: object
+        experiment: object, features: Predictions, parts: Mapping[Sample, Part], *_: object
     ) -> tuple[float, float, float]:
         looked.append(features)
-        assert Part.TEST not in {parts[sample] for sample in features.samples}
+        assert Part.TEST not in {parts[sample] for sample in features.photos.samples}
         return 0.5, 0.5, 0.5
 
     monkeypatch.setattr(heads, "_train_head", train_head)
     heads.compare(experiment, data, [network])
-    made = Predictions(np.empty(0), np.ones((len(data.untested), 2), np.float32), data.untested)
-    monkeypatch.setattr(heads.Predictor, "predict", lambda *_: made)
-    features = heads.compute_features(network, data, cache=tmp_path / "cache")
-    heads.run_grid(experiment, features, tmp_path / "table.csv")
+    asked = list[Labelled]()
+
+    def predict(_: Predictor, photos: Labelled, what: str) -> Predictions:
+        asked.append(photos)
+        return Predictions(np.empty(0), np.ones((len(photos), 2), np.float32), photos)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+    monkeypatch.setattr(backbones, "build_network", lambda *_: network)
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    options = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
+    command(cli.scenarios, *options, "--cache", tmp_path / "cache")
+    assert asked
     assert len(looked) == 1 + 18
     tested = {sample for sample, part in data.parts.items() if part is Part.TEST}
     assert tested
-    assert all(tested.isdisjoint(features.samples) for features in looked)
+    assert all(tested.isdisjoint(features.photos.samples) for features in looked)
 
 
 def test_the_grids_cells_are_of_its_own_data(tmp_path: Path) -> None:
@@ -108,7 +125,7 @@ def test_the_grids_cells_are_of_its_own_data(tmp_path: Path) -> None:
 
     def run(values: np.ndarray, samples: Sequence[Sample] = SAMPLES, extra: str = "") -> None:
         experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
-        heads.run_grid(experiment, heads.Features(values, samples), table, grid=())
+        heads.run_grid(experiment, features_of(values, samples), table, grid=())
 
     run(VALUES)
     run(VALUES)

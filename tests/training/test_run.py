@@ -16,7 +16,7 @@ from PIL import Image
 from dermserve.models.exporter import run_content, write_version
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError, TrainingError
-from dermserve.models.training.evaluate import fitting, measuring, predictions
+from dermserve.models.training.evaluate import calibration, measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw
@@ -27,7 +27,7 @@ from tests.training.runs import EXPERIMENT, StoppedError, command, tiny, untrain
 def few_pictures_without_skin() -> Iterator[None]:
     """Draw four pictures a kind without skin, not twenty: the network sees each of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (measuring, fitting):
+        for module in (measuring, calibration):
             patch.setattr(module, "draw_no_skin", functools.partial(draw_no_skin, each=4))
         yield
 

@@ -13,7 +13,7 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.data.spoiling import HARD, spoil, spoil_at_random
 from dermserve.models.training.evaluate import measuring
-from dermserve.models.training.evaluate.fitting import Fitted
+from dermserve.models.training.evaluate.calibration import Fitted
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.checkpoint import State

@@ -20,7 +20,6 @@ from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.experiment import Distillation
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import distillation_losses, soft_targets
-from dermserve.models.training.train.run import initial_network
 from tests.tiny import tiny_backbone
 from tests.training.runs import EXPERIMENT, command, instead_of_training, start, tiny, untrained
 
@@ -97,7 +96,8 @@ def test_the_loss_by_teachers_is_least_where_the_student_agrees_and_its_gradient
         soft = tf.nn.softmax(teacher / temperature)
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            loss = distillation_losses(target, soft, logits, settings)
+            own = tf.nn.softmax_cross_entropy_with_logits(target, logits)
+            loss = distillation_losses(own, soft, logits, settings)
         return tape.gradient(loss, logits).numpy()
 
     for temperature in (1.0, 4.0):
@@ -157,7 +157,7 @@ def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> No
 
 def test_keras_has_no_weights_of_a_teacher() -> None:
     with pytest.raises(RunError, match=r"pass their \.npz"):
-        initial_network(tiny(LITE, UNFOLDED), "imagenet")
+        build_network(tiny(LITE, UNFOLDED), "imagenet")
 
 
 def test_a_teachers_arrays_reach_the_layers_of_their_names(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from dermserve.models.training.errors import read_json
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.run import initial_network
 from tests.training.runs import EXPERIMENT, StoppedError, start, tiny
 
 
@@ -25,7 +25,7 @@ def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFa
 def _unchanged(experiment: Experiment, network: keras.Model) -> list[str]:
     """Name the weights that are as the run began with them."""
     keras.utils.set_random_seed(experiment.seed)
-    pairs = zip(initial_network(experiment, None).weights, network.weights, strict=True)
+    pairs = zip(build_network(experiment, None).weights, network.weights, strict=True)
     return [old.path for old, new in pairs if np.array_equal(old, new)]
 
 

@@ -14,12 +14,13 @@ import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.training.errors import RunError
 
 # Means of ImageNet in BGR order, which keras.applications.resnet.preprocess_input subtracts.
 _CAFFE_MEANS = (103.939, 116.779, 123.68)
 
 
-class WeightsError(ValueError):
+class WeightsError(RunError):
     """Weights that don't fit or can't be read. The message names the file and the layer."""
 
 

@@ -1,22 +1,34 @@
-"""Write files so that they survive a power failure whole."""
+"""Write files whole or not at all, and so that they survive a power failure."""
 
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, with its suffix, which replaces it if the block succeeds."""
+    # A process id is not unique: containers may share the folder.
+    partial = path.with_name(f"partial-{uuid.uuid4().hex}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_durably(path: Path, text: str) -> None:
     """Write a file, whole or not at all, so that it survives a power failure."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        sync(fresh)
-        fresh.replace(path)
+        with replacing(path) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+            sync(fresh)
         sync(path.parent)
     except OSError as error:
         error.filename = str(path)  # not the other name
         raise
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def sync_tree(folder: Path) -> None:

@@ -78,7 +78,7 @@ def export(
                 export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
                 export_version(model, store, weights=weights, backbone=init_weights, graph=graph)
-    except (LifecycleError, OSError) as error:
+    except OSError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -3,14 +3,12 @@
 Importing this module imports TensorFlow, which takes seconds.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 from dermserve.contract import SCHEMA_VERSION, CardError, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models import records
-from dermserve.models.architectures import WeightsError, build, load_weights, weights_digest
+from dermserve.models.architectures import build, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
@@ -48,7 +46,7 @@ def export(
     try:
         content = run_content(source) if isinstance(source, Path) else _model_content(source, **how)
         return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
-    except (WeightsError, CardError, VerificationError, TrainingError, LifecycleError) as error:
+    except (CardError, VerificationError, TrainingError, LifecycleError) as error:
         raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
 
 
@@ -65,9 +63,9 @@ class Content:
     frozen: bool = True  # whether the graph holds the weights as constants, which is fastest, or as variables
 
     @property
-    def temperature(self) -> float:
-        """The logits are divided by it."""
-        return self.calibration.temperature if self.calibration else 1.0
+    def scoring(self) -> dict[str, Any]:
+        """Temperature and distance, as arguments of freeze_core and source_digest."""
+        return {"temperature": self.calibration.temperature if self.calibration else 1.0, "distance": self.distance}
 
 
 def _model_content(model: str, *, weights: Path | None = None, backbone: str | None = None) -> Content:
@@ -112,10 +110,10 @@ def run_content(folder: Path) -> Content:
 def _metrics(run: FinishedRun) -> dict[str, float]:
     split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
     measured = run.summary["metrics"]["test"]
-    single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]
+    single, verdict = measured["single"], measured["verdict"]
     figures = {
         **{name: single[name] for name in ("accuracy", "balanced_accuracy", "ece")},
-        **{f"{name}_tta": tta[name] for name in ("accuracy", "balanced_accuracy")},
+        **{f"{name}_tta": measured["tta"][name] for name in ("accuracy", "balanced_accuracy")},
         **dict(zip(("accuracy_low", "accuracy_high"), single["accuracy_95"], strict=True)),
         **{name: verdict[name] for name in ("abstained", "confident", "malignant_confidently_benign")},
     }
@@ -126,8 +124,9 @@ def write_version(content: Content, base: Path | str, *, sign: Path | None = Non
     """Export a version into a store, and return its number. It appears only once every signature has been checked."""
     spec, store = SPECS[content.network.name], open_store(base)
     card = _make_card(content, spec)
-    tflite = None if content.tflite is None else _with_card(content, content.tflite, card)
-    with store.staged(spec.name) as staging, _no_bytecode():
+    tflite = content.tflite and _with_card(content, content.tflite, card)
+    sys.dont_write_bytecode = True  # else AutoGraph, which imports modules that it writes, leaves a folder in TMPDIR
+    with store.staged(spec.name) as staging:
         _save(content, card, spec, staging)
         records.write_warmup_records(staging, model=spec.name, side=spec.input_side)
         if tflite is not None:
@@ -148,17 +147,6 @@ def write_version(content: Content, base: Path | str, *, sign: Path | None = Non
     more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
     store.append_audit(json.dumps(new_entry("publish", spec.name, None, version, **more)))
     return version
-
-
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Keep AutoGraph, which imports modules that it writes into TMPDIR, from leaving a __pycache__ there."""
-    before = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
@@ -183,8 +171,7 @@ def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
 
 def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
     """Add the card to a TensorFlow Lite model, which must have been converted from this content."""
-    source = records.source_digest(content.network, temperature=content.temperature, distance=content.distance)
-    if records.read_file(model, records.SOURCE) != source:
+    if records.read_file(model, records.SOURCE) != records.source_digest(content.network, **content.scoring):
         raise VerificationError(
             "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
             " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
@@ -193,8 +180,7 @@ def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
 
 
 def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: Path) -> None:
-    how: dict[str, Any] = {"temperature": content.temperature, "distance": content.distance, "frozen": content.frozen}
-    core = freeze_core(content.network, **how)
+    core = freeze_core(content.network, frozen=content.frozen, **content.scoring)
     module = tf.Module()
     module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
     functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))

@@ -40,26 +40,12 @@ def write_warmup_records(version_folder: Path, *, model: str, side: int) -> None
     https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
     gray = np.full((10, side, side, 3), 127, np.uint8)
-    asked: list[_Request] = [
-        (Signature.SERVING_DEFAULT, {Input.IMAGES: gray[:1]}),
-        (Signature.SERVING_DEFAULT, {Input.IMAGES: gray}),
-        (Signature.TTA, {Input.IMAGES: gray[:1]}),
-        (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(gray[0])], object)}),
-        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
-    ]
-    _write(version_folder / WARMUP, model, asked)
+    _write(version_folder / WARMUP, model, [(Signature.SERVING_DEFAULT, {Input.IMAGES: gray}), *_of_each(gray[:1])])
 
 
 def write_golden_predictions(version_folder: Path, run: LoadedVersion, *, model: str, side: int) -> None:
     """Run every signature of a loaded version on made-up pictures, and write the answers into its folder."""
-    images = pictures(_PICTURES, side=side)
-    asked: list[_Request] = [
-        (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
-        (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),
-        (Signature.TTA, {Input.IMAGES: images[:1]}),
-        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
-    ]
-    _write(version_folder / GOLDEN, model, asked, run)
+    _write(version_folder / GOLDEN, model, _of_each(pictures(_PICTURES, side=side)), run)
 
 
 def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
@@ -68,6 +54,16 @@ def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     return np.stack(
         [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in patches]
     )
+
+
+def _of_each(images: NDArray[np.uint8]) -> list[_Request]:
+    """Make a request to each signature, of all images or, where it makes views itself, of the first."""
+    return [
+        (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
+        (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),
+        (Signature.TTA, {Input.IMAGES: images[:1]}),
+        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
+    ]
 
 
 def _write(file: Path, model: str, asked: list[_Request], run: LoadedVersion | None = None) -> None:

@@ -15,7 +15,7 @@ from dermserve.models.lifecycle.errors import ConfigError, GateError, LifecycleE
 from dermserve.models.lifecycle.gate import Check, Requirement, verify_answers, verify_files
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.rollout import Intent, Served, pending
-from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
+from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server, state_name
 from dermserve.models.lifecycle.stores import LocalStore, entries, known_version, manifest_of
 from dermserve.models.lifecycle.watch import Gateways, Limits
@@ -46,7 +46,7 @@ def list_versions(desk: Desk, name: str | None) -> None:
     store = desk.store
     if name is not None:
         known_version(store, name, None)
-    config, models = _config(desk), [name] if name else store.models()
+    config, models = desk.read_config(needed=False), [name] if name else store.models()
     if not models:
         click.echo(f"{store.base} has no versions", err=True)
     for listed in models:
@@ -73,7 +73,7 @@ def status(desk: Desk, name: str | None) -> None:
 
     Exit code 1 if a server has no version of a model that can answer, or its labels differ from models.config.
     """
-    config = _config(desk)
+    config = desk.read_config(needed=False)
     names = [name] if name else config.models or desk.store.models()
     if not names:
         raise ConfigError(f"{desk.store.base} has no model, and no models.config lists one: name a model")
@@ -99,7 +99,6 @@ def _live_row(server: Server, model: str, config: ServerConfig) -> dict[str, Any
 
 
 def _live_text(row: dict[str, Any]) -> str:
-    """Write a row as text, a line for each version."""
     lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
     for one in row["versions"]:
         labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
@@ -109,13 +108,6 @@ def _live_text(row: dict[str, Any]) -> str:
     if row["labels"] != row["labels_wanted"]:
         lines.append(f"  labels are {row['labels'] or 'none'}, models.config says {row['labels_wanted'] or 'none'}")
     return "\n".join(lines)
-
-
-def _config(desk: Desk) -> ServerConfig:
-    """Read models.config; an empty one if the store has none."""
-    if desk.config_map is None and desk.store.read_text(CONFIG) is None:
-        return ServerConfig()
-    return desk.read_config()
 
 
 @model.command()

@@ -1,10 +1,10 @@
-"""Errors of the commands that change or check versions."""
+"""Errors of the commands that change or check versions; click prints them, and ends with their `exit_code`."""
+
+import click
 
 
-class LifecycleError(Exception):
+class LifecycleError(click.ClickException):
     """Base class. Each message says what is wrong and what to do."""
-
-    exit_code = 1
 
 
 class ExportError(LifecycleError):

@@ -13,7 +13,7 @@ from dermserve.contract import CardError, parse_card
 from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, StoreError
 from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, check_folder, read_records
 from dermserve.models.lifecycle.server_config import Desk
-from dermserve.models.lifecycle.servers import Server, Servers, state_name
+from dermserve.models.lifecycle.servers import Server, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
 from dermserve.models.rounding import comparable
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
@@ -57,7 +57,7 @@ def verify_files(
                 yield Check("", f"files of {where}", str(error))
 
 
-def verify_answers(store: Store, servers: Servers, model: str, version: int) -> Iterator[Check]:
+def verify_answers(store: Store, servers: Sequence[Server], model: str, version: int) -> Iterator[Check]:
     """Replay a version's warm-up and golden predictions on every server; a StoreError if it has none."""
     records = list[tuple[str, management_pb2.PredictLog]]()
     for name in (WARMUP, GOLDEN):

@@ -50,7 +50,7 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float) -> Inte
             raise RefusedError(f"{model} has no stable version for the other callers: promote one first")
         if before.labels[STABLE] == target:
             raise RefusedError(f"version {target} of {model} is the stable one already")
-        return _move(desk, "canary", model, before, {**before.labels, CANARY: target}, share, version=target)
+        return _move(desk, "canary", model, before, {**before.labels, CANARY: target}, share, target)
 
 
 def end_canary(desk: Desk, model: str) -> Intent:
@@ -59,9 +59,8 @@ def end_canary(desk: Desk, model: str) -> Intent:
         before = _served(desk, model)
         if CANARY not in before.labels:
             raise RefusedError(f"{model} has no canary")
-        return _move(
-            desk, "canary", model, before, {name: one for name, one in before.labels.items() if name != CANARY}
-        )
+        labels = {name: one for name, one in before.labels.items() if name != CANARY}
+        return _move(desk, "canary", model, before, labels, 0.0, None)
 
 
 def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
@@ -70,7 +69,7 @@ def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
     with _changing(desk):
         present, config = store.versions(model), desk.read_config()
         stable = config.labels(model).get(STABLE) if model in config.models else None
-        served = config.needed(model) | desk.servers.available(model)
+        served = config.needed(model) | desk.available(model)
         needed = {*present[-keep:], *served, _former_stable(store, model, stable)}
         gone = [version for version in present if version not in needed]
         for version in gone:
@@ -144,23 +143,20 @@ def _make_stable(desk: Desk, what: str, model: str, version: int) -> Intent:
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     share = before.share if CANARY in labels else 0.0
-    return _move(desk, what, model, before, {**labels, STABLE: version}, share, version=version)
+    return _move(desk, what, model, before, {**labels, STABLE: version}, share, version)
 
 
 def _move(
-    desk: Desk,
-    what: str,
-    model: str,
-    before: Served,
-    labels: Mapping[str, int],
-    share: float = 0.0,
-    *,
-    version: int | None = None,
+    desk: Desk, what: str, model: str, before: Served, labels: Mapping[str, int], share: float, version: int | None
 ) -> Intent:
     """Serve the versions with these labels, and no others; check the one that the change is for, if there is one."""
     after = Served(labels, sorted(set(labels.values())), share)
-    manifest, config_map = version and manifest_of(desk.store, model, version), desk.config_map and desk.config_map.base
-    facts = {"digest": manifest and manifest.digest, "servers": desk.servers.addresses, "config_map": config_map}
+    manifest = version and manifest_of(desk.store, model, version)
+    facts = {
+        "digest": manifest and manifest.digest,
+        "servers": [server.address for server in desk.servers],
+        "config_map": desk.config_map and desk.config_map.base,
+    }
     entry = new_entry(what, model, dataclasses.asdict(before), dataclasses.asdict(after), **facts)
     intent = Intent(entry, before, after)
     if version is None:

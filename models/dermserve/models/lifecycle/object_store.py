@@ -28,25 +28,6 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
-class _Client:
-    """A storage's client, whose own errors become StoreErrors that name the store."""
-
-    def __init__(self, url: str, files: Any) -> None:
-        self._url, self._files = url, files
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return getattr(self._files, name)(*args, **kwargs)
-            except FileExistsError:
-                raise
-            except Exception as error:  # each client has errors of its own
-                kind = _AbsentError if isinstance(error, FileNotFoundError) else StoreError
-                raise kind(f"{self._url} can't be used: {type(error).__name__}: {error}") from error
-
-        return call
-
-
 class _AbsentError(StoreError):
     """There is no such object, or no such bucket."""
 
@@ -64,6 +45,16 @@ class ObjectStore:
         self._lock: str | None = None  # the content of our lock while we hold it
         self._named: dict[tuple[str, int], str] = {}
         """Folder names of the versions listed last, which may begin with zeros."""
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of the storage's client, whose own errors become StoreErrors that name the store."""
+        try:
+            return function(*args, **kwargs)
+        except FileExistsError:
+            raise
+        except Exception as error:  # each client has errors of its own
+            kind = _AbsentError if isinstance(error, FileNotFoundError) else StoreError
+            raise kind(f"{self.base} can't be used: {type(error).__name__}: {error}") from error
 
     def models(self) -> list[str]:
         names = sorted({key.split("/")[0] for key in self._keys("") if "/" in key and not key.startswith(".")})
@@ -90,7 +81,7 @@ class ObjectStore:
         names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
         try:
             for name in sorted(names, key=lambda name: (name == MANIFEST, name == _GRAPH, name)):
-                self._files.put_file(str(staging / name), f"{folder}/{name}")
+                self._call(self._files.put_file, str(staging / name), f"{folder}/{name}")
         except BaseException:
             with contextlib.suppress(Exception):  # without a manifest the rest does not count
                 self._files.rm(folder, recursive=True)
@@ -107,7 +98,7 @@ class ObjectStore:
             if not target.resolve().is_relative_to(into.resolve()):
                 raise StoreError(f"{self.base}/{model}/{version} has an object whose name leads out of it: {name}")
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(f"{folder}/{name}", str(target))
+            self._call(self._files.get_file, f"{folder}/{name}", str(target))
 
     @contextlib.contextmanager
     def opened(self, model: str, version: int) -> Iterator[Path]:
@@ -118,8 +109,8 @@ class ObjectStore:
     def remove(self, model: str, version: int) -> None:
         self._check_lock()
         folder = self._folder(model, version)
-        self._files.rm_file(f"{folder}/{MANIFEST}")
-        self._files.rm(folder, recursive=True)
+        self._call(self._files.rm_file, f"{folder}/{MANIFEST}")
+        self._call(self._files.rm, folder, recursive=True)
 
     def read_text(self, name: str) -> str | None:
         data = self._get(self._path(name))
@@ -128,20 +119,19 @@ class ObjectStore:
     def write_text(self, name: str, text: str) -> None:
         # A put is whole or nothing.
         self._check_lock()
-        self._files.pipe_file(self._path(name), text.encode())
+        self._call(self._files.pipe_file, self._path(name), text.encode())
 
     def remove_text(self, name: str) -> None:
         self._check_lock()
         with contextlib.suppress(_AbsentError):
-            self._files.rm_file(self._path(name))
+            self._call(self._files.rm_file, self._path(name))
 
     def append_audit(self, line: str) -> None:
         self._check_lock()
         self._create_next(".audit", text=line)  # an object a line, since objects can't grow
 
     def audit(self) -> list[str]:
-        lines = (self._files.cat_file(self._path(".audit", name)) for name in self._keys(".audit"))
-        return [bytes(line).decode(errors="replace") for line in lines]
+        return [self.read_text(f".audit/{name}") or "" for name in self._keys(".audit")]
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
@@ -159,7 +149,7 @@ class ObjectStore:
         mine += f" ({secrets.token_hex(4)})"
         while True:
             with contextlib.suppress(FileExistsError):
-                self._files.pipe_file(self._path(".lock"), mine.encode(), mode="create")
+                self._call(self._files.pipe_file, self._path(".lock"), mine.encode(), mode="create")
                 return mine
             if time.monotonic() >= until and (holder := self.read_text(".lock")):
                 told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
@@ -176,13 +166,13 @@ class ObjectStore:
         number = max([above, *(int(key) for key in self._keys(*prefix) if is_version(key))]) + 1
         while True:
             with contextlib.suppress(FileExistsError):
-                self._files.pipe_file(self._path(*prefix, f"{number:012}"), text.encode(), mode="create")
+                self._call(self._files.pipe_file, self._path(*prefix, f"{number:012}"), text.encode(), mode="create")
                 return number
             number += 1
 
     def _get(self, path: str) -> bytes | None:
         try:
-            return bytes(self._files.cat_file(path))
+            return bytes(self._call(self._files.cat_file, path))
         except _AbsentError:
             return None
 
@@ -196,12 +186,12 @@ class ObjectStore:
         """List the keys below a prefix, without it, in order; none where there is nothing."""
         prefix = self._path(*(part for part in parts if part)) + "/"
         self._files.invalidate_cache()  # another command may have written
-        found = self._files.find(prefix)
+        found = self._call(self._files.find, prefix)
         # A key that ends in a slash is a folder marker made by a console.
         return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix) and not key.endswith("/"))
 
 
-def _open(url: str) -> tuple[_Client, str]:
+def _open(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     try:
         import fsspec  # type: ignore[import-untyped]  # ships no types
@@ -212,4 +202,4 @@ def _open(url: str) -> tuple[_Client, str]:
         raise StoreError(f"{url} needs a package that is not installed ({error}) {extra}".rstrip()) from error
     except ValueError as error:
         raise StoreError(f"{url} is not a store: {error}") from error
-    return _Client(url, files), str(root).rstrip("/")
+    return files, str(root).rstrip("/")

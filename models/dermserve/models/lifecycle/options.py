@@ -5,17 +5,15 @@ import functools
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk
-from dermserve.models.lifecycle.servers import Servers, tls_credentials
+from dermserve.models.lifecycle.servers import Server, connected, tls_credentials
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
 from dermserve.models.options import Number, add_options
@@ -144,8 +142,7 @@ def show(values: dict[str, Any], text: str) -> None:
 def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
     """Add --store, --json and more options to a command, and pass it a Desk made of their values.
 
-    SIGTERM and SIGHUP end it as Ctrl-C does, which undoes a change that has begun. An error is printed without a
-    traceback, and gives the exit code.
+    SIGTERM and SIGHUP end it as Ctrl-C does, which undoes a change that has begun. An OSError is one line, too.
     """
 
     def add(command: Callable[..., Any]) -> Any:
@@ -155,24 +152,22 @@ def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], An
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, signal.default_int_handler)
             try:
-                asked = _servers(given)
+                asked, say = _servers(given), functools.partial(click.echo, err=True)
                 how = {name: given.pop(name) for name in ("config_map", "public_key", "timeout") if name in given}
-                with asked:
-                    say = functools.partial(click.echo, err=True)
-                    return command(desk=Desk(store=open_store(base), servers=asked, say=say, **how), **given)
-            except (LifecycleError, OSError) as error:
-                click.echo(f"Error: {error}", err=True)
-                sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)
+                with asked as servers:
+                    return command(desk=Desk(store=open_store(base), servers=servers, say=say, **how), **given)
+            except OSError as error:
+                raise click.ClickException(str(error)) from error
 
         return add_options(_store_option, *options, _json_option)(run)
 
     return add
 
 
-def _servers(given: dict[str, Any]) -> Servers:
+def _servers(given: dict[str, Any]) -> contextlib.AbstractContextManager[list[Server]]:
     """Take the model servers out of the given options; none where the command has no such option."""
     if "tfs" not in given:
-        return Servers(())
+        return contextlib.nullcontext([])
     names = separated(given.pop("tfs")) or [DEFAULT_TFS]
     ca, certificate, key, name = (given.pop(f"tfs_tls_{what}") for what in ("ca", "certificate", "key", "name"))
     if (certificate is None) != (key is None):
@@ -180,7 +175,7 @@ def _servers(given: dict[str, Any]) -> Servers:
     if ca is None and (certificate or name):
         raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
     try:
-        return Servers(names, tls=tls_credentials(ca, certificate, key) if ca else None, tls_name=name)
+        return connected(names, tls=tls_credentials(ca, certificate, key) if ca else None, tls_name=name)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

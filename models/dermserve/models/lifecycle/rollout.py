@@ -30,7 +30,7 @@ class Served:
 
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Write this into a model's entry."""
-        return config.labelled(model, self.labels).pinned(model, self.pins)
+        return config.changed(model, labels=self.labels, pins=self.pins)
 
     def __str__(self) -> str:
         told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
@@ -61,7 +61,7 @@ def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     `check` is called once the versions are loaded on every server, before a label moves. Servers that can't be restored
     are restored by the next command.
     """
-    desk.servers.available(intent.model)  # all servers must answer before anything changes
+    desk.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(intent.entry))
     try:
         _make(desk, intent, check)
@@ -87,11 +87,11 @@ def recover(desk: Desk) -> None:
     if config_map != (desk.config_map and desk.config_map.base):
         how = f"with the {config_map}" if config_map else "without a ConfigMap"
         raise RefusedError(f"half done: {intent}; a command must undo it first, run one {how}")
-    desk.servers.available(intent.model)
+    desk.available(intent.model)
     if left := _undo(desk, intent):
         raise left[0]
     desk.say(f"undid what an earlier command left half done: {intent}")
-    if absent := set(intent.entry.get("servers", ())) - set(desk.servers.addresses):
+    if absent := set(intent.entry.get("servers", ())) - {server.address for server in desk.servers}:
         desk.say(f"not asked, as no --tfs names them: {', '.join(sorted(absent))}")
 
 
@@ -112,30 +112,23 @@ def _make(desk: Desk, intent: Intent, check: _Check) -> None:
     if after.share:
         # The share comes first: gateways read it, and send callers to the canary once it exists.
         desk.write_share(model, after.share)
-    if desk.config_map:
-        _lead(desk, intent, after, check)
-    else:
-        final = after.put_into(desk.read_config(), model)
-        _widen(desk, desk.servers, intent, final, check)
-        desk.write_config(final)  # from here on, a server that restarts has the new state
-        _narrow(desk, desk.servers, model, final)
+    _bring(desk, desk.servers, intent, after.put_into(desk.read_config(), model), check)
     desk.write_share(model, after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
-    model, before, left = intent.model, intent.before, list[ServerError]()
-    config = ServerConfig() if desk.config_map else desk.read_config()
-    if not desk.config_map and (config.labels(model), config.pins(model)) == (intent.after.labels, intent.after.pins):
-        config = before.put_into(config, model)
-        desk.write_config(config)
-    for servers in [desk.servers] if desk.config_map else [[server] for server in desk.servers]:
+    model, before, config, left = intent.model, intent.before, desk.read_config(), list[ServerError]()
+    if desk.config_map:
+        groups, config = [desk.servers], before.put_into(config, model)
+    else:
+        groups = [[server] for server in desk.servers]
+        if (config.labels(model), config.pins(model)) == (intent.after.labels, intent.after.pins):
+            config = before.put_into(config, model)
+            desk.write_config(config)
+    for servers in groups:
         try:
-            if desk.config_map:
-                _lead(desk, intent, before)
-            else:
-                _widen(desk, servers, intent, config)
-                _narrow(desk, servers, model, config)
+            _bring(desk, servers, intent, config)
         except ServerError as error:
             left.append(error)
     desk.write_share(model, before.share)
@@ -144,56 +137,42 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     return left
 
 
-def _lead(desk: Desk, intent: Intent, target: Served, check: _Check = lambda: None) -> None:
-    """Write models.config step by step, and wait each time until the servers have read and done it."""
-    model, config, needs = intent.model, desk.read_config(), {*target.pins, *target.labels.values()}
-    known = {*config.labels(model), *intent.before.labels, *intent.after.labels}
-    labels = {label: target.labels.get(label) for label in known}
-    final = target.put_into(config, model)
-    loaded = needs | desk.servers.available(model)
-    if not needs <= set(config.pins(model)):
-        desk.write_config(config.pinned(model, loaded))
-    for server in desk.servers:
-        server.wait_available(model, needs, timeout=desk.timeout)
-    check()
-    desk.write_config(final.pinned(model, loaded))
-    for server in desk.servers:
-        server.wait_labels(model, labels, timeout=desk.timeout)
-    desk.write_config(final)
-    for server in desk.servers if needs else ():
-        server.wait_only(model, needs, timeout=desk.timeout)
-
-
-def _widen(
-    desk: Desk, servers: Iterable[Server], intent: Intent, config: ServerConfig, check: _Check = lambda: None
+def _bring(
+    desk: Desk, servers: Iterable[Server], intent: Intent, final: ServerConfig, check: _Check = lambda: None
 ) -> None:
-    """Let servers load the new versions beside those that they have, and then move the labels."""
-    model, wide = intent.model, list[tuple[Server, ServerConfig]]()
-    needs, known = config.needed(model), sorted({*config.labels(model), *intent.before.labels, *intent.after.labels})
-    for server in servers:
-        labels = {label: version for label in known if (version := server.label(model, label)) is not None}
-        wide.append((server, config.pinned(model, server.available(model) | needs)))
-        _tell(server, wide[-1][1].labelled(model, labels), model)
+    """Let servers load new versions beside those that they have, then move the labels, and then unload the rest."""
+    model, config = intent.model, desk.read_config()
+    needs, known = final.needed(model), {*config.labels(model), *intent.before.labels, *intent.after.labels}
+    loaded = needs.union(*(server.available(model) for server in servers))
+    _tell(desk, servers, config.changed(model, pins=loaded))
     for server in servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
-    for server, told in wide:
-        _tell(server, told, model)
-
-
-def _narrow(desk: Desk, servers: Iterable[Server], model: str, config: ServerConfig) -> None:
-    """Let servers unload what is not needed, and wait: the next move must not count it as loaded."""
-    needs = config.needed(model)
-    for server in servers:
-        _tell(server, config, model)
-    for server in servers if needs else ():
+    _tell(desk, servers, final.changed(model, pins=loaded))
+    if desk.config_map:
+        labels = final.labels(model)
+        for server in servers:
+            server.wait_labels(model, {label: labels.get(label) for label in known}, timeout=desk.timeout)
+    elif final.render() != config.render():
+        desk.write_config(final)  # from here on, a server that restarts has the new state
+    _tell(desk, servers, final)
+    for server in servers if needs else ():  # the next move must not count the rest as loaded
         server.wait_only(model, needs, timeout=desk.timeout)
 
 
-def _tell(server: Server, config: ServerConfig, model: str) -> None:
-    """Send a list, without labels of other models whose version is not loaded, which a server would refuse."""
-    for name in config.models:
-        if name != model and (labels := config.labels(name)):
-            available = server.available(name)
-            config = config.labelled(name, {label: one for label, one in labels.items() if one in available})
-    server.reload(config.message())
+def _tell(desk: Desk, servers: Iterable[Server], config: ServerConfig) -> None:
+    """Write a list into the ConfigMap, or send it to each server.
+
+    A server would refuse a label on a version that it has not loaded: such a label stays where it is there.
+    """
+    if desk.config_map:
+        desk.write_config(config)
+        return
+    for server in servers:
+        told = config
+        for name in config.models:
+            if labels := config.labels(name):
+                loaded = server.available(name)
+                there = {label: one if one in loaded else server.label(name, label) for label, one in labels.items()}
+                told = told.changed(name, labels={label: one for label, one in there.items() if one is not None})
+        server.reload(told.message())

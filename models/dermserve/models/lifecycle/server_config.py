@@ -6,14 +6,14 @@ A change of labels and pins keeps everything else in the list, except comments.
 import json
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
 
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
-from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
 
@@ -66,28 +66,29 @@ class ServerConfig:
         """The versions that are labelled or pinned; none of a model that is not listed."""
         return {*self.labels(model).values(), *self.pins(model)} if model in self._models else set()
 
-    def labelled(self, model: str, labels: Mapping[str, int]) -> "ServerConfig":
-        """Replace a model's labels."""
-        entry = self._copy(model)
-        entry.version_labels.clear()
-        entry.version_labels.update(labels)
-        return self._with(entry)
-
-    def pinned(self, model: str, versions: Iterable[int]) -> "ServerConfig":
-        """Pin these versions; with none, let the server follow the latest."""
-        entry = self._copy(model)
-        entry.ClearField("model_version_policy")
-        if pins := sorted(set(versions)):
-            entry.model_version_policy.specific.versions.extend(pins)
-        return self._with(entry)
+    def changed(
+        self, model: str, *, labels: Mapping[str, int] | None = None, pins: Iterable[int] | None = None
+    ) -> "ServerConfig":
+        """Replace a model's labels, or its pins, or both; with no pins at all the server follows the latest version."""
+        entry = management_pb2.ModelConfig()
+        entry.CopyFrom(self._entry(model))
+        if labels is not None:
+            entry.version_labels.clear()
+            entry.version_labels.update(labels)
+        if pins is not None:
+            entry.ClearField("model_version_policy")
+            if versions := sorted(set(pins)):
+                entry.model_version_policy.specific.versions.extend(versions)
+        return ServerConfig((self._models | {model: entry}).values())
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":
         """Serve these models from these paths, and no others; keep their labels and pins."""
         entries = []
         for name, path in base_paths.items():
-            entry = self._copy(name) if name in self._models else management_pb2.ModelConfig(name=name)
+            entry = management_pb2.ModelConfig(name=name, model_platform="tensorflow")
+            if name in self._models:
+                entry.MergeFrom(self._models[name])
             entry.base_path = path
-            entry.model_platform = entry.model_platform or "tensorflow"
             entries.append(entry)
         return ServerConfig(entries)
 
@@ -98,15 +99,7 @@ class ServerConfig:
 
     def joined(self, other: "ServerConfig") -> "ServerConfig":
         """Add the models of another list that are not in this one."""
-        return ServerConfig([*self._models.values(), *other.without(self._models)._models.values()])
-
-    def _with(self, entry: management_pb2.ModelConfig) -> "ServerConfig":
-        return ServerConfig({**self._models, entry.name: entry}.values())
-
-    def _copy(self, model: str) -> management_pb2.ModelConfig:
-        entry = management_pb2.ModelConfig()
-        entry.CopyFrom(self._entry(model))
-        return entry
+        return ServerConfig((other._models | self._models).values())
 
     def _entry(self, model: str) -> management_pb2.ModelConfig:
         if model not in self._models:
@@ -155,7 +148,7 @@ class Desk:
     """What the commands that move labels need."""
 
     store: Store
-    servers: Servers
+    servers: Sequence[Server]  # all that serve the store
     config_map: ConfigMap | None = None  # has models.config and canary.toml in place of the store
     public_key: Path | None = None  # PEM file; versions must be signed with its private key
     timeout: float = 120.0  # seconds in which a version must load
@@ -166,15 +159,19 @@ class Desk:
         """Where models.config and canary.toml are."""
         return self.config_map or self.store
 
-    def read_config(self) -> ServerConfig:
-        """Read models.config. Raises ConfigError: it does not exist, or is not valid."""
+    def available(self, model: str) -> set[int]:
+        """Return the versions that can answer on any server. Calls every server, so that a dead one raises here."""
+        return set[int]().union(*(server.available(model) for server in self.servers))
+
+    def read_config(self, *, needed: bool = True) -> ServerConfig:
+        """Read models.config; a store may lack it, unless `needed`. Raises ConfigError: it is absent, or not valid."""
         text, called = self.place.read_text(CONFIG), f"{self.place.base}/{CONFIG}"
-        if text is None:
+        if text is None and (needed or self.config_map):
             raise ConfigError(
                 f"there is no {called}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
                 " as docs/versions.md shows"
             )
-        return ServerConfig.parse(text, where=called)
+        return ServerConfig.parse(text or "", where=called)
 
     def write_config(self, config: ServerConfig) -> None:
         """Write models.config, whole or not at all. Raises StoreError or OSError: it can't be written."""

@@ -5,9 +5,9 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -131,38 +131,25 @@ class _NotFoundError(ServerError):
     """No such model, version or label."""
 
 
-class Servers:
-    """All model servers of a store, until the block ends; a name with several addresses stands for a server at each.
+@contextlib.contextmanager
+def connected(
+    names: Iterable[str], *, tls: grpc.ChannelCredentials | None = None, tls_name: str | None = None
+) -> Iterator[list[Server]]:
+    """Connect to model servers for a block; a name with several addresses stands for a server at each.
 
     `tls_name` is expected in their certificates in place of the name's host.
     """
-
-    def __init__(
-        self, names: Sequence[str], *, tls: grpc.ChannelCredentials | None = None, tls_name: str | None = None
-    ) -> None:
+    with contextlib.ExitStack() as opened:
+        servers = []
         hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
-        self.addresses = tuple(hosts)
-        self._servers, self._open = list[Server](), contextlib.ExitStack()
         for address, host in hosts.items():
             if tls:
                 named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls_name or host)]
                 channel = grpc.secure_channel(address, tls, options=named)
             else:
                 channel = grpc.insecure_channel(address, options=_OPTIONS)
-            self._servers.append(Server(address, self._open.enter_context(channel)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def __iter__(self) -> Iterator[Server]:
-        return iter(self._servers)
-
-    def available(self, model: str) -> set[int]:
-        """Return the versions that can answer on any server. Calls every server, so that a dead one raises here."""
-        return set[int]().union(*(server.available(model) for server in self))
+            servers.append(Server(address, opened.enter_context(channel)))
+        yield servers
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 
@@ -66,26 +66,24 @@ class Report:
 
 
 def _fetch(url: str) -> str:
-    """Read a page without a proxy, as the addresses are in the cluster."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy: the addresses are in the cluster
     with opener.open(url, timeout=5) as answer:
         return str(answer.read().decode("utf-8", "replace"))
 
 
-def read_metrics(url: str, *, fetch: Callable[[str], str] = _fetch) -> list[Sample]:
+def read_metrics(url: str) -> list[Sample]:
     """Read all that a page of metrics shows. Raises OSError: it does not answer, or shows none."""
     try:
-        return [sample for family in text_string_to_metric_families(fetch(url)) for sample in family.samples]
+        return [sample for family in text_string_to_metric_families(_fetch(url)) for sample in family.samples]
     except (ValueError, HTTPException) as error:
         raise OSError(f"no metrics of a gateway: {error!r}") from error
 
 
+@dataclass(frozen=True, slots=True)
 class Gateways:
     """The metrics of all gateways; a name with several addresses, resolved for each reading, stands for one at each."""
 
-    def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
-        self._names = names
-        self._fetch = fetch
+    names: Sequence[str]
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
         """Wait until all gateways use a canary's share; return their number. A NoServerError names one that doesn't."""
@@ -103,22 +101,14 @@ class Gateways:
                 )
             time.sleep(_PAUSE)
 
-    def watch(
-        self,
-        model: str,
-        *,
-        seconds: float,
-        limits: Limits,
-        pause: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> tuple[Report, list[str]]:
+    def watch(self, model: str, *, seconds: float, limits: Limits) -> tuple[Report, list[str]]:
         """Watch a canary until a limit is exceeded or the time is over; return the report and the problems.
 
         Too few requests to judge are a problem, too. A gateway that does not answer is left out until it does.
         """
         totals: dict[_Key, float] = collections.defaultdict(float)
         former: dict[str, dict[_Key, float]] = {}
-        until = clock() + seconds
+        until = time.monotonic() + seconds
         while True:
             for address in self._addresses():
                 with contextlib.suppress(OSError):
@@ -132,12 +122,12 @@ class Gateways:
             report = _report(totals)
             if problems := report.problems(limits):
                 return report, problems
-            if (left := until - clock()) <= 0:
+            if (left := until - time.monotonic()) <= 0:
                 return report, report.lacks(limits)
-            pause(min(_PAUSE, left))
+            time.sleep(min(_PAUSE, left))
 
     def _addresses(self) -> list[str]:
-        return list(dict.fromkeys(address for name in self._names for address in every_address(name)))
+        return list(dict.fromkeys(address for name in self.names for address in every_address(name)))
 
     def _share(self, address: str, model: str) -> float | str | None:
         """Return a gateway's share; None if it does not serve the model, or the error if it does not answer."""
@@ -156,7 +146,7 @@ class Gateways:
         return found
 
     def _samples(self, address: str, model: str) -> list[Sample]:
-        samples = read_metrics(f"http://{address}/metrics", fetch=self._fetch)
+        samples = read_metrics(f"http://{address}/metrics")
         return [one for one in samples if one.name.startswith(_PREFIX) and one.labels.get("model") == model]
 
 

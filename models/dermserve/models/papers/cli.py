@@ -22,14 +22,15 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
     The backbone stays frozen; each cell trains a head. A stopped command continues with the cells that --out lacks.
     """
     from dermserve.models.papers import heads
+    from dermserve.models.training.evaluate.predictions import Predictor
+    from dermserve.models.training.train.backbones import build_network
     from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
-    from dermserve.models.training.train.run import initial_network
 
     chosen, backbone = load_experiment(experiment), common.read_backbone(weights)
-    prepared = prepare(chosen, data, cache=cache)
-    features = heads.compute_features(initial_network(chosen, backbone), prepared, cache=cache)
-    cells = heads.run_grid(chosen, features, out / "scenarios.csv")
+    photos = prepare(chosen, data, cache=cache).untested
+    predictor = Predictor(network=build_network(chosen, backbone), cache=cache)
+    cells = heads.run_grid(chosen, predictor.predict(photos, "features"), out / "scenarios.csv")
     best = max(cells, key=lambda cell: cell.accuracy)
     say(f"best: {best.training_share:.0%} training, dropout {best.dropout}, batch {best.batch}")
     click.echo(str(out / "scenarios.csv"))

@@ -1,28 +1,28 @@
 """Reproduce the papers' tables with heads on the pooled features of frozen backbones.
 
 `run_grid` makes tables IV and V, `compare` table VII. Features are computed once, so that a head takes minutes on two
-cores. Only photos outside of test in the experiment's split are used.
+cores. Only photos outside of test in the experiment's split are used. Accuracies are on validation photos, one view.
 """
 
 import csv
 import functools
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
 from dermserve.models.training.data.splits import Part, Sample, require_parts, split
-from dermserve.models.training.errors import RunError, replacing
-from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.evaluate.predictions import Predictions
 from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import load_backbone
@@ -51,8 +51,8 @@ class Cell(NamedTuple):
     training_share: float  # of the photos that do not test; the rest validates
     dropout: float
     batch: int
-    accuracy: float  # on the validation photos, one view
-    balanced_accuracy: float  # mean recall over the classes, of the same
+    accuracy: float
+    balanced_accuracy: float  # mean recall over the classes
     minutes: float  # of training, without the features that all cells share
 
 
@@ -61,45 +61,30 @@ class Compared(NamedTuple):
 
     backbone: str
     parameters: int  # of the backbone alone
-    accuracy: float  # on the validation photos, one view
-    balanced_accuracy: float  # mean recall over the classes, of the same
+    accuracy: float
+    balanced_accuracy: float  # mean recall over the classes
     features_minutes: float  # to run the backbone over every photo once
     head_minutes: float
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Pooled features of the photos outside of test, of a frozen backbone."""
-
-    values: NDArray[np.float32]  # [N, F]
-    samples: Sequence[Sample]  # the photos, [N]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class of each photo, int64 [N]."""
-        return np.asarray([sample.label for sample in self.samples], np.int64)
-
-
-def compute_features(network: keras.Model, data: Data, *, cache: Path) -> Features:
-    """Run the frozen backbone over photos with the serving preprocessing, or read the cached features."""
-    photos = data.untested
-    return Features(Predictor(network=network, cache=cache).predict(photos, "features").features, photos.samples)
-
-
 def run_grid(
-    experiment: Experiment, features: Features, table: Path, *, grid: Sequence[tuple[float, float, int]] = GRID
+    experiment: Experiment, judged: Predictions, table: Path, *, grid: Sequence[tuple[float, float, int]] = GRID
 ) -> list[Cell]:
-    """Train the head of every cell that the table lacks on features of the frozen backbone."""
-    whole = checkpoint.fingerprint(experiment, dict.fromkeys(features.samples, Part.TRAIN), None)
+    """Train the head of every cell that the table lacks on a frozen backbone's features of photos outside of test."""
+    samples = judged.photos.samples
+    whole = checkpoint.fingerprint(experiment, dict.fromkeys(samples, Part.TRAIN), None)
     mine = {key: whole[key] for key in ("experiment", "photos")}  # each cell has a split of its own
-    checkpoint.claim(table.parent, {**mine, "features": hashlib.sha256(features.values.tobytes()).hexdigest()})
-    cells = _read_table(table) if table.is_file() else []
-    done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
+    checkpoint.claim(table.parent, {**mine, "features": hashlib.sha256(judged.features.tobytes()).hexdigest()})
+    cells: list[Cell] = []
+    if table.is_file():
+        with table.open(newline="", encoding="utf-8") as file:
+            cells = [Cell(*map(json.loads, row)) for row in itertools.islice(csv.reader(file), 1, None)]
+    done = {cell[:3] for cell in cells}
     for share, dropout, batch in (setting for setting in grid if setting not in done):
         shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
-        parts = split(features.samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
+        parts = split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
         require_parts(parts, SPECS[experiment.model].codes, **shares)
-        accuracy, balanced, minutes = _train_head(experiment, features, parts, dropout, batch)
+        accuracy, balanced, minutes = _train_head(experiment, judged, parts, dropout, batch)
         cells.append(Cell(share, dropout, batch, accuracy, balanced, minutes))
         write_table(cells, table)
         say(
@@ -110,14 +95,14 @@ def run_grid(
 
 
 def _train_head(
-    experiment: Experiment, features: Features, parts: Mapping[Sample, Part], dropout: float, batch: int
+    experiment: Experiment, judged: Predictions, parts: Mapping[Sample, Part], dropout: float, batch: int
 ) -> tuple[float, float, float]:
     """Train ResNet-50's head as the paper trains the network; return both accuracies, and the minutes."""
-    started, labels = time.monotonic(), features.labels
+    started, features, labels = time.monotonic(), judged.features, judged.labels
     keras.utils.set_random_seed(experiment.seed)
     head = keras.Sequential(
         [
-            keras.Input(features.values.shape[1:]),
+            keras.Input(features.shape[1:]),
             keras.layers.Dropout(dropout),
             keras.layers.Dense(1024, "relu", kernel_regularizer=keras.regularizers.L2(experiment.l2)),
             keras.layers.Dropout(dropout),
@@ -125,8 +110,8 @@ def _train_head(
         ]
     )
     head.compile(keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    rows = {part: np.flatnonzero([parts[sample] is part for sample in features.samples]) for part in Part}
-    training, validation = ((features.values[rows[part]], labels[rows[part]]) for part in (Part.TRAIN, Part.VALIDATION))
+    rows = {part: np.flatnonzero([parts[sample] is part for sample in judged.photos.samples]) for part in Part}
+    training, validation = ((features[rows[part]], labels[rows[part]]) for part in (Part.TRAIN, Part.VALIDATION))
     how = {"validation_data": validation, "batch_size": batch, "epochs": experiment.stages[0].epochs, "verbose": 0}
     head.fit(*training, callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)], **how)
     minutes = (time.monotonic() - started) / 60
@@ -138,12 +123,6 @@ def write_table(rows: Sequence[Any], path: Path) -> None:
     """Write at least one named tuple as CSV, whole or not at all."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([rows[0]._fields, *rows])
-
-
-def _read_table(path: Path) -> list[Cell]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [[float(value) for value in row] for row in itertools.islice(csv.reader(file), 1, None)]
-    return [Cell(share, dropout, int(batch), *measured) for share, dropout, batch, *measured in rows]
 
 
 def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
@@ -174,9 +153,10 @@ def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model])
             [infer(photos.images[rows].astype(np.float32)) for rows in track(batches, network.name)]
         )
         mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
-        features = Features(np.asarray((values - mean) / (deviation + _EPSILON), np.float32), photos.samples)
+        scaled = np.asarray((values - mean) / (deviation + _EPSILON), np.float32)
         minutes = round((time.monotonic() - started) / 60, 2)
-        accuracy, balanced, head_minutes = _train_head(experiment, features, data.parts, dropout, stage.batch)
+        judged = Predictions(np.empty(0, np.float32), scaled, photos)
+        accuracy, balanced, head_minutes = _train_head(experiment, judged, data.parts, dropout, stage.batch)
         size = network.get_layer("backbone").count_params()
         rows.append(Compared(network.name, size, accuracy, balanced, minutes, head_minutes))
         say(

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import TrainingError
 from dermserve.models.training.terminal import say
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -30,14 +29,11 @@ _ALSO = click.option("--also", type=_FOLDER, help="The same photos at another re
 
 @contextlib.contextmanager
 def error_messages() -> Iterator[None]:
-    """Print intended errors as one line; on Ctrl-C, say how to continue."""
+    """Print errors of files as one line; on Ctrl-C, say how to continue."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: half the speed
     try:
         yield
-    except TrainingError as error:
-        say(f"Error: {error}")
-        raise SystemExit(error.exit_code) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:
@@ -86,9 +82,11 @@ def train(
     cache: Path,
 ) -> None:
     """Train a model on labelled photos. After Ctrl-C the same command continues after the last epoch."""
-    from dermserve.models.training.train import dataset
+    from dermserve.models.training.data.provenance import joined_provenance
+    from dermserve.models.training.train.dataset import finished_data, prepare, read_also, with_also
     from dermserve.models.training.train.experiment import load_experiment
     from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.train.others import OTHERS, read_others
     from dermserve.models.training.train.run import run_training
 
     chosen = load_experiment(experiment or model)
@@ -101,22 +99,18 @@ def train(
         raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
     backbone = read_backbone(weights)
     say(f"{chosen.name}: reading {data}")
-    provenance = dataset.read_provenance(data)
+    provenance = joined_provenance(data, also, begun.summary if begun else None)
     if begun is None:
-        prepared = dataset.prepare(chosen, data, cache=cache)
+        prepared = prepare(chosen, data, cache=cache)
     else:
-        prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
-        if provenance == dataset.UNSTATED:
-            provenance = {key: begun.summary[key] for key in dataset.UNSTATED}
+        prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
     if also is not None:
-        more = dataset.read_also(prepared, also, SPECS[model], cache=cache)
-        prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
-        if (second := dataset.read_provenance(also)) not in (dataset.UNSTATED, provenance):
-            provenance = {key: f"{provenance[key]}; {second[key]}" for key in provenance}
+        more = read_also(prepared, also, SPECS[model], cache=cache)
+        prepared = with_also(prepared, more, SPECS[model], cache=cache)
     outliers = None
     if others is not None:
-        recorded = (out if begun is None else begun.folder) / dataset.OTHERS
-        outliers = dataset.read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
+        recorded = (begun.folder if begun else out) / OTHERS
+        outliers = read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
     say(f"training data: {provenance['data']}")
     taught_by = [FinishedRun(teacher) for teacher in teachers]
     how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": taught_by, "others": outliers}
@@ -144,35 +138,43 @@ def train(
 )
 @CACHE
 @error_messages()
-def evaluate(run: Path, data: Path, other: str | None, cache: Path, **own: Any) -> None:
+def evaluate(
+    run: Path,
+    data: Path,
+    other: str | None,
+    paper: Path | None,
+    thin: int,
+    others: Path | None,
+    also: Path | None,
+    again: str | None,
+    cache: Path,
+) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    if other is not None and (given := [f"--{option}" for option, value in own.items() if value not in (None, 1)]):
+    own = {"--paper": paper, "--thin": thin > 1, "--others": others, "--also": also, "--again": again}
+    if other is not None and (given := [option for option, value in own.items() if value]):
         raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate.evaluation import evaluate_other, evaluate_own
     from dermserve.models.training.train.finished import FinishedRun
 
-    finished, paper = FinishedRun(run), own.pop("paper")
+    finished = FinishedRun(run)
     if other is not None:
-        _print_figures(other, evaluate_other(finished, data, name=other, cache=cache))
-        return
-    metrics = evaluate_own(finished, data, paper=paper and FinishedRun(paper), cache=cache, **own)
-    _print_figures("test", metrics["test"])
-    click.echo(str(run / "report" / "index.html"))
-
-
-def _print_figures(name: str, measured: dict[str, Any]) -> None:
-    for views, key in (("one view", "single"), ("ten views", "tta")):
-        found = measured[key]
+        measured = evaluate_other(finished, data, name=other, cache=cache)
+    else:
+        how: dict[str, Any] = {"thin": thin, "others": others, "also": also, "again": again}
+        measured = evaluate_own(finished, data, paper=FinishedRun(paper) if paper else None, cache=cache, **how)["test"]
+    name, verdict = other or "test", measured["verdict"]
+    for views, found in (("one view", measured["single"]), ("ten views", measured["tta"])):
         click.echo(
             f"{name}, {views}: accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}, "
             f"ECE {found['ece']:.4f} on {found['photos']} photos"
         )
-    found = measured["verdict"]
-    missed = found["malignant_confidently_benign"]
+    missed = verdict["malignant_confidently_benign"]
     click.echo(
-        f"{name}, one view: confident {found['confident']:.1%}, bad quality {found['bad_quality']:.1%}, rejected "
-        f"{found['rejected']:.1%}, malignant confidently benign {'none there' if missed is None else f'{missed:.1%}'}"
+        f"{name}, one view: confident {verdict['confident']:.1%}, bad quality {verdict['bad_quality']:.1%}, rejected "
+        f"{verdict['rejected']:.1%}, malignant confidently benign {'none there' if missed is None else f'{missed:.1%}'}"
     )
+    if other is None:
+        click.echo(str(run / "report" / "index.html"))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Errors of training, and files that are written whole or not at all.
+"""Errors of training, JSON files, and digests.
 
 TrainingError
 ├── DataError        photos on disk that can't be trained on
@@ -9,20 +9,19 @@ TrainingError
 
 import hashlib
 import json
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import click
+
+from dermserve.models.durable import replacing
+
 DAMAGED = (OSError, ValueError, KeyError, BadZipFile)  # of a file of arrays, by numpy, h5py and Keras
 
 
-class TrainingError(Exception):
-    """Base class. Each message says what is wrong and what to do."""
-
-    exit_code = 1  # of the command
+class TrainingError(click.ClickException):
+    """Base class; click prints the message, which says what is wrong and what to do, and ends with `exit_code`."""
 
 
 class DataError(TrainingError):
@@ -43,18 +42,6 @@ class DivergedError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder that is not what the command needs: absent, of another experiment, or not finished."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffix, which replaces it if the block succeeds."""
-    # A process id is not unique: containers may share the folder.
-    partial = path.with_name(f"partial-{uuid.uuid4().hex}-{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dermserve.imaging
-from dermserve.imaging import PhotoError, decode
+from dermserve.imaging import Measures, PhotoError, decode, measure
+from dermserve.models.durable import replacing
 from dermserve.models.training.data.splits import Sample, digest_file
-from dermserve.models.training.errors import DataError, json_digest, replacing
+from dermserve.models.training.errors import DataError, json_digest
 
 _DECODERS = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Labelled:
     """N photos and their classes."""
 
@@ -39,6 +40,11 @@ class Labelled:
         if labels is None:
             labels = np.asarray([sample.label for sample in samples] or np.zeros(len(images)), np.int64)
         return cls(images, np.arange(len(images)), labels, samples=samples)
+
+    @functools.cached_property
+    def measures(self) -> list[Measures]:
+        """Brightness, sharpness and so on of each photo."""
+        return [measure(self.images[row]) for row in self.rows]
 
     def thinned(self, most: int) -> "Labelled":
         """Keep at most `most` photos, evenly spread."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dermserve.models.training.errors import DataError, RunError, replacing
+from dermserve.models.durable import replacing
+from dermserve.models.training.errors import DataError, RunError
 
 _SHOWN = 3
 _COLUMNS = ("photo", "lesion_id", "part", "sha256")
@@ -168,35 +169,7 @@ def split(
 
 
 def _own_parts(samples: Iterable[Sample]) -> set[Part]:
-    """Return the parts, other than train, that the data set itself assigns."""
     return {Part(sample.split) for sample in samples if sample.split} - {Part.TRAIN}
-
-
-def _groups_by_class(samples: Sequence[Sample], protocol: Protocol) -> list[list[list[Sample]]]:
-    """Group photos by the protocol, and groups by their most common class, in a fixed order."""
-    ordered = sorted(samples, key=lambda sample: (sample.path.stem, sample.name))
-    together = _grouped(ordered, lambda s: s.lesion if protocol is Protocol.LESION else s.digest or s.name)
-    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
-    for group in together:
-        by_class[Counter(sample.label for sample in group).most_common(1)[0][0]].append(group)
-    return [by_class[label] for label in sorted(by_class)]
-
-
-def _assign(
-    groups: Sequence[Sequence[Sample]], shares: Mapping[Part, float], rng: np.random.Generator
-) -> dict[Sample, Part]:
-    """Fill test, then validation, up to their share of the class's photos; the rest is train."""
-    total = sum(len(group) for group in groups)
-    order = iter([groups[index] for index in rng.permutation(len(groups))])
-    parts: dict[Sample, Part] = {}
-    for part, share in shares.items():
-        wanted, have = round(total * share), 0
-        while have < wanted and (group := next(order, None)) is not None:
-            parts |= dict.fromkeys(group, part)
-            have += len(group)
-    for group in order:
-        parts |= dict.fromkeys(group, Part.TRAIN)
-    return parts
 
 
 def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, validation: float, test: float) -> None:

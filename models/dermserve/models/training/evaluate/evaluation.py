@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
+from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
 from dermserve.models.catalogue import SPECS
@@ -18,11 +18,13 @@ from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, write_split
 from dermserve.models.training.errors import DataError, RunError, read_json, write_json
-from dermserve.models.training.evaluate import fitting, measuring
-from dermserve.models.training.evaluate.fitting import Fitted
+from dermserve.models.training.evaluate import measuring
+from dermserve.models.training.evaluate.calibration import Fitted, calibrate
+from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
-from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
+from dermserve.models.training.train.dataset import finished_data, read_also
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
+from dermserve.models.training.train.others import OTHERS, read_others
 
 mpl.use("Agg")  # no window, and no display needed
 
@@ -53,39 +55,36 @@ def evaluate_own(
     photos = finished_data(run.experiment, data, run.split, cache=cache)
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
-    sets, names = [photos], [data.resolve().name]
-    if also is not None:
-        sets.append(read_also(photos, also, SPECS[run.model], cache=cache))
-        names.append(also.resolve().name)
+    sets = [photos] if also is None else [photos, read_also(photos, also, SPECS[run.model], cache=cache)]
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
 
     def predict_part(part: Part, *, claimed: bool = False) -> list[PartPredictions]:
         chosen = [replace(each, claimed=claimed).part(part) for each in sets]
         return [predictor.predict_part(each, part.value, thin=thin) for each in chosen]
 
-    outside = None
+    outside, recorded = None, run.folder / OTHERS
     if others is not None:
-        outside = read_others(run.model, others, recorded=run.folder / OTHERS, cache=cache, known=photos.samples)
-        write_split(run.folder / OTHERS, outside.own)
-    validation, distance = predict_part(Part.VALIDATION), fitting.fit_distance(predictor, sets, outside)
-    fitted = fitting.calibrate(run, sets, names, validation, distance)
-    if outside is not None:
-        fitted = fitting.fit_scope(fitted, predictor, photos, outside)
+        outside = read_others(run.model, others, recorded=recorded, cache=cache, known=photos.samples)
+        write_split(recorded, outside.own)
+    validation = predict_part(Part.VALIDATION)
+    fitted = calibrate(run, predictor, sets, validation, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test, photos = predict_part(Part.TEST, claimed=True), replace(photos, claimed=True)
     for name in ("rule_out", "rule_in"):
         fitted.calibration[name] |= measuring.operating_point(fitted, name, test[0].one)
+    of_each = [
+        {"validation": measuring.measures(fitted, held), "test": measuring.measures(fitted, tested)}
+        for held, tested in zip(validation, test, strict=True)
+    ]
     metrics: dict[str, Any] = {
-        "validation": measuring.measures(fitted, validation[0]),
-        "test": measuring.measures(fitted, test[0]),
+        **of_each[0],
         "spoiled": {
             part.value: measuring.spoiled(predictor, fitted, photos.part(part)) for part in (Part.VALIDATION, Part.TEST)
         },
         "strangers": measuring.strangers(predictor, fitted),
     }
     if also is not None:
-        parts = {"validation": validation[1], "test": test[1]}
-        metrics["also"] = {part: measuring.measures(fitted, found) for part, found in parts.items()}
+        metrics["also"] = of_each[1]
     if outside is not None:
         metrics["others"] = measuring.other_lesions(fitted, predictor, replace(outside, claimed=True).part(Part.TEST))
     run.update(calibration=None)  # until all files are of the new one: the command may be interrupted
@@ -142,14 +141,12 @@ def _write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, pa
 
 @contextmanager
 def _axes(path: Path) -> Iterator[Any]:
-    """Save what is drawn on the axes."""
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     yield figure.subplots()
     figure.savefig(path, dpi=110)
 
 
 def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
-    """Draw the confusion matrix, ROC curves of classes and malignancy, and reliability on test photos."""
     codes, malignant = SPECS[fitted.model].codes, fitted.malignant
     labels, single = test.one.labels, fitted.probabilities(test.one)[:, 0]
     owners, ten = test.ten.labels, fitted.probabilities(test.ten).mean(axis=1)
@@ -170,15 +167,12 @@ def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
             axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "reliability.png") as axes:
-        axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
-        before = fitting.softmax(test.one.logits[:, 0] + fitted.shift)
+        before = softmax(test.one.logits[:, 0] + fitted.shift)
         curves = {"before calibration": (labels, before), "calibrated": (labels, single), "ten views": (owners, ten)}
         for name, (true, found) in curves.items():
             hits, confidence = found.argmax(axis=1) == true, found.max(axis=1).clip(0, 1)
-            accuracy, mean = calibration_curve(hits, confidence, n_bins=_BINS)
-            axes.plot(mean, accuracy, "o-", label=name)
+            CalibrationDisplay.from_predictions(hits, confidence, n_bins=_BINS, name=name, ax=axes)
         axes.set(xlabel="confidence", ylabel="accuracy")
-        axes.legend()
 
 
 def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:

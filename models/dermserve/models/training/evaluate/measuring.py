@@ -14,11 +14,12 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
 from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate import predictions as predict
-from dermserve.models.training.evaluate.fitting import Fitted, Labels
+from dermserve.models.training.evaluate.calibration import Fitted
+from dermserve.models.training.evaluate.fitting import Labels
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import Flags, Floats, PartPredictions, Predictions, Predictor
-from dermserve.models.training.train.dataset import CODES
 from dermserve.models.training.train.loop import accuracies
+from dermserve.models.training.train.others import CODES
 
 _ROUNDS = 1000
 _ENDS = (0.025, 0.975)  # of an interval
@@ -46,12 +47,17 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
 
 
 def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
-    """Return shares of verdicts and reasons, both operating points, and risk levels by class."""
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
-    flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
+    flags = predict.quality_flags(judged.photos.measures, fitted.calibration["quality"])
     unlimited = {name: value for name, value in fitted.calibration.items() if name != "max_scope_score"}
     everything = dataclasses.replace(fitted, calibration=unlimited).decide(judged)
+    levels = {
+        "LOW": decided.low,
+        "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
+        "HIGH": decided.high,
+        "REJECTED": decided.rejected,
+    }
     return {
         "photos": len(ill),
         "malignant": int(ill.sum()),
@@ -66,7 +72,10 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
         "accuracy_when_named": _share((answers == judged.labels)[decided.named]),
         "malignancy_right_when_confident": _share((fitted.malignant[answers] == ill)[decided.confident]),
         "malignant_confidently_benign": _share((decided.confident & ~fitted.malignant[answers])[ill]),
-        "levels": _risk_levels(judged.labels, SPECS[fitted.model].codes, decided),
+        "levels": {
+            info.code: {level: int((flags & (judged.labels == label)).sum()) for level, flags in levels.items()}
+            for label, info in enumerate(SPECS[fitted.model].classes)
+        },
         **{name: operating_point(fitted, name, judged) for name in ("rule_out", "rule_in")},
         "abstention": _abstention_curve(fitted.risks(judged), ill),
     }
@@ -86,7 +95,7 @@ def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str,
     ill = fitted.malignant[some.labels]
     for kind in (*SPOILED, *HARD):
         images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
-        flags = predict.quality_flags(predict.measure_all(Labelled.whole(images)), fitted.calibration["quality"])
+        flags = predict.quality_flags(Labelled.whole(images).measures, fitted.calibration["quality"])
         low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind)).low
         found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
@@ -118,7 +127,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dic
 
 def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """Return a `dermserve.v1.Profile` as JSON values, of photos and the calibrated probabilities [N, C] of one view."""
-    measures = predict.measure_all(photos)
+    measures = photos.measures
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return {
         "photos": len(photos),
@@ -192,19 +201,6 @@ def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
         exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
         low, high = float(exact.low), float(exact.high)
     return {"value": value, "low": min(value, low), "high": max(value, high)}
-
-
-def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
-    levels = {
-        "LOW": decided.low,
-        "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
-        "HIGH": decided.high,
-        "REJECTED": decided.rejected,
-    }
-    return {
-        code: {level: int((flags & (labels == label)).sum()) for level, flags in levels.items()}
-        for label, code in enumerate(codes)
-    }
 
 
 def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:

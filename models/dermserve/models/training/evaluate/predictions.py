@@ -14,9 +14,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views, measure
+from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
+from dermserve.models.durable import replacing
 from dermserve.models.training.data.photos import Labelled, imaging_version
-from dermserve.models.training.errors import replacing
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.network import training_copy
 
@@ -44,11 +44,6 @@ class Predictions:
     def lesions(self) -> list[str]:
         """Lesion of each photo, [N]."""
         return [sample.lesion for sample in self.photos.samples]
-
-    @functools.cached_property
-    def measures(self) -> list[Measures]:
-        """Brightness, sharpness and so on of each photo."""
-        return measure_all(self.photos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +133,6 @@ class Verdicts:
     low: Flags  # risk level LOW, which only confident answers have
     high: Flags  # risk level HIGH
     named: Flags  # confident, and the class is named
-
-
-def measure_all(photos: Labelled) -> list[Measures]:
-    """Measure the quality of the identity view of each photo."""
-    return [measure(photos.images[row]) for row in photos.rows]
 
 
 def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> dict[str, Flags]:

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import WeightsError, build
+from dermserve.models.architectures import build, fitting
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import DAMAGED, RunError
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.network import set_identity
 
@@ -38,17 +38,28 @@ _STEM, _HEAD = 32, 1280
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
-    """Build an experiment's model, with Keras' "imagenet" weights or random ones, or a teacher in its place."""
+def build_network(experiment: Experiment, backbone: Path | str | None = None) -> keras.Model:
+    """Build an experiment's model or teacher with weights of the backbone: a file, Keras' "imagenet", or random ones.
+
+    Raises RunError: they can't be loaded.
+    """
+    named = backbone if isinstance(backbone, str) else None
     if experiment.teacher is None:
         how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
-        try:
-            return build(experiment.model, backbone_weights=backbone_weights, **how)
-        except WeightsError as error:
-            raise RunError(str(error)) from error
+        network = build(experiment.model, backbone_weights=named, **how)
+    elif named is not None:
+        raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
+    else:
+        network = _teacher(experiment)
+    if isinstance(backbone, Path):
+        load_backbone(network, backbone)
+    return network
+
+
+def _teacher(experiment: Experiment) -> keras.Model:
     spec = SPECS[experiment.model]
     images = keras.Input((spec.input_side, spec.input_side, 3), name="rgb")
-    backbone = _efficientnet_lite(experiment.teacher, spec.input_side)
+    backbone = _efficientnet_lite(str(experiment.teacher), spec.input_side)
     features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(images))
     rate = 0.4 if experiment.dropout is None else experiment.dropout
     x = keras.layers.Dropout(rate, name="features_dropout")(features)
@@ -59,16 +70,13 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
 def load_backbone(network: keras.Model, file: Path) -> None:
     """Load ImageNet weights of a backbone: Keras' (.h5), or arrays of a folded ResNet-50 or a teacher (.npz)."""
     backbone = network.get_layer("backbone")
-    try:
+    with fitting(str(file), f"the backbone of {network.name}"):
         if file.suffix == ".npz":
             set_arrays = _set_efficientnet_lite if network.name in _SCALES else _set_folded_resnet50
             with np.load(file) as arrays:
                 set_arrays(backbone, arrays)
         else:
             backbone.load_weights(file)
-    except DAMAGED as error:
-        reason = str(error).partition("\n")[0]
-        raise RunError(f"{file} does not hold weights for the backbone of {network.name}: {reason}") from error
 
 
 def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:

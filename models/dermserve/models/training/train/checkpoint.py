@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.models.durable import replacing
 from dermserve.models.training import errors
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.train.dataset import Data
@@ -74,7 +75,7 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
     values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
-    with errors.replacing(folder / _NAME) as partial, partial.open("wb") as file:
+    with replacing(folder / _NAME) as partial, partial.open("wb") as file:
         np.savez(file, meta=np.array(json.dumps({**values, "fingerprint": dict(mine)})), **arrays)
         file.flush()
         os.fsync(file.fileno())

@@ -1,9 +1,5 @@
-"""A data set, decoded and split; its name, licence and source; HAM10000's lesions that a model does not know.
+"""A data set, decoded and split, and the same lesions at another resolution."""
 
-Those lesions are outliers to train on, and to fit and measure the scope.
-"""
-
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part, Protocol, Recorded, Sample
+from dermserve.models.training.data.splits import Part, Recorded, Sample
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
-
-CODES = SPECS["resnet50"].codes  # classes of HAM10000
-OTHERS = "others.csv"  # their split, in the folder of a run
-_MOST, _MOST_CROPS = 3000, 750
-_CROP = 3 / 7  # of a photo's side: 64 pixels of HAM10000 at 200×150
-UNSTATED = {"data": "not stated", "license": "not stated"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +26,7 @@ class Data:
     pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
     parts: Mapping[Sample, Part]
     also: int = 0  # how many samples at the end are of the same lesions at another resolution
+    name: str = ""  # of its folder, where a run is evaluated on it
     claimed: bool = False  # whether test photos may be read: only `evaluate` does, after claim_test
 
     @property
@@ -66,6 +56,11 @@ class Data:
         return Labelled(self.pixels, rows, np.asarray([each.label for each in samples], np.int64), possible, samples)
 
 
+def decoded(samples: Sequence[Sample], parts: Mapping[Sample, Part], spec: Spec, *, cache: Path) -> Data:
+    """Decode photos at a model's size, or take them from the cache."""
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
 def prepare(experiment: Experiment, directory: Path, *, cache: Path) -> Data:
     """Read, check, split and decode a data set for an experiment."""
     spec, shares = SPECS[experiment.model], {"validation": experiment.validation, "test": experiment.test}
@@ -73,7 +68,7 @@ def prepare(experiment: Experiment, directory: Path, *, cache: Path) -> Data:
     splits.require_samples(samples, spec.codes, minimum=experiment.minimum)
     parts = splits.split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
     splits.require_parts(parts, spec.codes, **shares)
-    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+    return decoded(samples, parts, spec, cache=cache)
 
 
 def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
@@ -90,7 +85,7 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
             "the data the run was trained from"
         )
     parts = {sample: recorded[sample.name].part for sample in samples}
-    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+    return replace(decoded(samples, parts, spec, cache=cache), name=directory.resolve().name)
 
 
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
@@ -112,73 +107,10 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
         raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
         say(f"{directory}: left out {len(found) - len(parts)} of {len(found)} photos, which are not in the split")
-    samples = list(parts)
-    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+    return replace(decoded(list(parts), parts, spec, cache=cache), name=directory.resolve().name)
 
 
 def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
     """Append what `read_also` returns to a data set's own photos, to train on both."""
-    samples = [*data.samples, *also.samples]
-    pixels = load_pixels(samples, folder=cache, side=spec.input_side)
-    return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
-
-
-def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, known: Sequence[Sample]) -> Data:
-    """Read HAM10000 without classes that the model knows and lesions of its own photos, `known`; labelled by CODES.
-
-    They are split by lesion: as the file `recorded` says where there is one, or anew.
-    """
-    spec = SPECS[model]
-    lesions = {sample.lesion for sample in known if spec.classes[sample.label].malignant}
-    found = read_samples(directory, CODES)
-    samples = [sample for sample in found if CODES[sample.label] not in spec.codes and sample.lesion not in lesions]
-    if recorded.is_file():
-        by_stem = {Path(name).stem: each.part for name, each in splits.read_split(recorded).items()}
-        parts = {sample: by_stem[sample.path.stem] for sample in samples if sample.path.stem in by_stem}
-    else:
-        parts = splits.split(samples, protocol=Protocol.LESION, validation=0.15, test=0.15, seed=0)
-    chosen = list[Sample]()
-    for part in Part:
-        those = [sample for sample in parts if parts[sample] is part]
-        chosen += those[:: max(1, -(-len(those) // _MOST))]
-    pixels = load_pixels(chosen, folder=cache, side=spec.input_side)
-    return Data(chosen, pixels, {sample: parts[sample] for sample in chosen})
-
-
-def centre(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge the centre of a photo, uint8 [S, S, 3], so that its lesion is as near as in a data set of crops."""
-    side = len(photo)
-    start, crop = round(side * (1 - _CROP) / 2), round(side * _CROP)
-    box = (start, start, start + crop, start + crop)
-    return np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR, box=box))
-
-
-def centre_crops(photos: Labelled) -> Labelled:
-    """Return the enlarged centres of some of the photos."""
-    some = photos.thinned(_MOST_CROPS)
-    return Labelled.whole(np.stack([centre(some.images[row]) for row in some.rows]), some.labels)
-
-
-def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weight photos so that a class counts by the square root of its size: two thirds of HAM10000 are moles."""
-    return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))
-
-
-def read_provenance(directory: Path) -> dict[str, str]:
-    """Return "data" and "license" of run.json for weights trained on a data set, by its file dataset.toml, if any."""
-    path = directory / "dataset.toml"
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read as TOML: {error}") from error
-    for key, value in said.items():
-        if key not in ("name", "license", "source") or not isinstance(value, str):
-            raise DataError(f"{path}: {key} = {value!r}; it may hold name, license and source, each a string")
-    name, terms, source = (said.get(key, "").strip() for key in ("name", "license", "source"))
-    if not (name or terms or source):
-        return UNSTATED
-    details = f"{source or 'source not stated'}; {terms or 'licence not stated'}"
-    return {
-        "data": f"{name or 'name not stated'} ({details})",
-        "license": f"{terms}: that of the training data" if terms else "not stated",
-    }
+    both = decoded([*data.samples, *also.samples], {**data.parts, **also.parts}, spec, cache=cache)
+    return replace(both, also=len(also.samples))

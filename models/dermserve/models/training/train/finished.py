@@ -10,11 +10,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import WeightsError, load_weights, weights_digest
+from dermserve.models.architectures import fitting, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
-from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, replacing, write_json
+from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 
@@ -97,13 +98,10 @@ class FinishedRun:
     def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
         """Build the network with its weights, `full` ones or those in use; `shifted` adds `shift` to the last bias."""
         network = build_network(self.experiment)
-        try:
-            if self.compact.is_file() and not full:
-                load_compact(network, self.compact)
-            else:
-                load_weights(network, self.folder / WEIGHTS)
-        except WeightsError as error:
-            raise RunError(str(error)) from error
+        if self.compact.is_file() and not full:
+            load_compact(network, self.compact)
+        else:
+            load_weights(network, self.folder / WEIGHTS)
         if shifted:
             bias = network.get_layer("logits").bias
             bias.assign(np.asarray(bias) + self.shift.astype(np.float32))
@@ -150,15 +148,10 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
 
 
 def load_compact(network: keras.Model, file: Path) -> None:
-    """Load what `save_compact` wrote. Raises RunError: it is missing, damaged or of another network."""
-    try:
-        with np.load(file) as arrays:
-            names = [str(index) for index in range(len(network.weights))]
-            network.set_weights(
-                [arrays[n] if n in arrays else arrays[f"{n}.int8"] * arrays[f"{n}.scale"] for n in names]
-            )
-    except DAMAGED as error:
-        raise RunError(f"{file} does not hold compact weights of {network.name}: {error}") from error
+    """Load what `save_compact` wrote. Raises WeightsError: it is missing, damaged or of another network."""
+    with fitting(str(file), network.name), np.load(file) as arrays:
+        names = [str(index) for index in range(len(network.weights))]
+        network.set_weights([arrays[n] if n in arrays else arrays[f"{n}.int8"] * arrays[f"{n}.scale"] for n in names])
 
 
 def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

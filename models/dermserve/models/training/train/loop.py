@@ -24,9 +24,9 @@ from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
-from dermserve.models.training.train.dataset import centre, class_weights
 from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
+from dermserve.models.training.train.others import centre, class_weights
 
 Tensor: TypeAlias = Any
 
@@ -35,6 +35,10 @@ _IMPOSSIBLE = 1e4
 _JUDGED = 64  # photos a batch in validation
 _OUTLIER = -1  # the label of lesions that the network shall not know
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
+_EPOCH = (
+    "{stage} {epoch}: loss {loss:.3f}, accuracy {accuracy:.3f}; validation loss {validation_loss:.3f}, accuracy "
+    "{validation_accuracy:.3f}, balanced {validation_balanced_accuracy:.3f}; {seconds:.0f} s"
+)
 
 
 def train(
@@ -56,23 +60,16 @@ def train(
     """
     state = checkpoint.load(folder, fingerprint) or State(stage=0)
     for epoch in state.history:
-        _say_epoch(epoch)
+        say(_EPOCH.format(**epoch))
     while state.stage < len(experiment.stages):
         run = _StageRun(network, experiment, state, training, validation, teachers, others)
         while not run.ended:
             run.epoch()
             checkpoint.save(folder, fingerprint, run.state())
-            _say_epoch(state.history[-1])
+            say(_EPOCH.format(**state.history[-1]))
         run.hand_on()
         state = State(stage=state.stage + 1, history=state.history)
     return state.history
-
-
-def _say_epoch(epoch: Epoch) -> None:
-    say(
-        "{stage} {epoch}: loss {loss:.3f}, accuracy {accuracy:.3f}; validation loss {validation_loss:.3f}, accuracy "
-        "{validation_accuracy:.3f}, balanced {validation_balanced_accuracy:.3f}; {seconds:.0f} s".format(**epoch)
-    )
 
 
 class _StageRun:
@@ -90,20 +87,20 @@ class _StageRun:
     ) -> None:
         """Begin a stage, or go on from a checkpoint of it; `state` is kept up to date, but for its variables."""
         self._network, self._experiment, self._teachers = network, experiment, teachers
-        self._stage, self._at = experiment.stages[state.stage], state
-        self._training, self._validation, self._others = training, validation, others
-        select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
-        self._steps = max(1, len(training) // self._stage.batch)
-        rates = _rates(self._stage, self._steps)
-        self._optimizer = _OPTIMIZERS[self._stage.optimizer](rates, weight_decay=self._stage.weight_decay)
+        self._stage = stage = experiment.stages[state.stage]
+        self._at, self._training, self._validation, self._others = state, training, validation, others
+        select_trainable(network, stage.trainable, batch_norm=stage.batch_norm)
+        self._steps = max(1, len(training) // stage.batch)
+        rates = _rates(stage, self._steps)
+        self._optimizer = _OPTIMIZERS[stage.optimizer](rates, weight_decay=stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
         trained = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
         statistics = [weight for layer in trained for weight in layer.non_trainable_weights]  # of batch norm
         self._averaged = [*network.trainable_variables, *statistics]
         self._averages = [tf.Variable(variable) for variable in self._averaged]
         sizes = np.maximum(np.bincount(training.labels), 1).astype(np.float64)
-        drawn = sizes[training.labels] ** -experiment.balance
-        self._sampling = drawn / drawn.sum()
+        self._sampling = _shares(sizes[training.labels] ** -experiment.balance)
+        self._outlier_sampling = None if others is None else _shares(class_weights(others.labels))
         weights = sizes**-experiment.class_weights
         self._weights = tf.constant(weights / weights[training.labels].mean(), tf.float32)
         everything = np.ones((len(training), len(sizes)), np.float32)
@@ -137,8 +134,7 @@ class _StageRun:
         score = judged["loss"] if self._stage.monitor == "loss" else -judged["accuracy"]
         if score < at.best_score:
             at.best_score, at.best_epoch = score, at.epoch
-            if self._stage.keep == "best":
-                at.best = [np.asarray(variable) for variable in self._network.weights]
+            at.best = self._network.get_weights() if self._stage.keep == "best" else None
         self._swap_averages()
         found = {f"validation_{name}": value for name, value in judged.items()} | {"loss": loss, "accuracy": accuracy}
         place = {"stage": self._stage.name, "epoch": at.epoch, "rate": float(self._optimizer.learning_rate)}
@@ -178,8 +174,7 @@ class _StageRun:
         others, count = self._others, round(self._experiment.outliers * self._stage.batch)
         if others is None or not count:
             return np.empty((0, 0, 0, 3), np.uint8)
-        weights = class_weights(others.labels)
-        photos = others.images[others.rows[rng.choice(len(others), count, p=weights / weights.sum())]]
+        photos = others.images[others.rows[rng.choice(len(others), count, p=self._outlier_sampling)]]
         return np.stack([centre(photo) if rng.random() < 0.5 else photo for photo in photos])
 
     def _spoiled(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -221,7 +216,7 @@ class _StageRun:
                 seen = self._varied(clean, seed) if self._experiment.augmentation.spoiled else photos
                 settings = self._experiment.distillation or Distillation()
                 soft = soft_targets(self._teachers, seen, away, settings.temperature)
-                losses = tf.where(known, distillation_losses(targets, soft, logits, settings), losses)
+                losses = tf.where(known, distillation_losses(losses, soft, logits, settings), losses)
             weights = tf.where(known, tf.gather(self._weights, tf.maximum(labels, 0)), 1.0)
             loss = tf.reduce_mean(losses * weights)
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
@@ -249,7 +244,6 @@ class _StageRun:
         return {"loss": float(-logs.mean()), "accuracy": accuracy, "balanced_accuracy": balanced}
 
     def _swap_averages(self) -> None:
-        """Exchange the weights and their averages, if the stage averages."""
         for average, variable in zip(self._averages, self._averaged, strict=True) if self._stage.average else ():
             value = tf.identity(variable)
             variable.assign(average)
@@ -264,7 +258,6 @@ def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[f
 
 
 def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Give the learning rate by step, for so many steps an epoch."""
     whole = stage.epochs * steps
     warmup = round(stage.warmup * whole)
     first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
@@ -280,9 +273,12 @@ def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, 
     return tf.add_n(given) / len(given)
 
 
-def distillation_losses(targets: Tensor, soft: Tensor, logits: Tensor, settings: Distillation) -> Tensor:
-    """Mix the losses [N] by the labels' targets and the teachers' [N, C] of logits [N, C] (Hinton et al. 2015)."""
+def distillation_losses(own: Tensor, soft: Tensor, logits: Tensor, settings: Distillation) -> Tensor:
+    """Mix the losses by the labels, [N], with those of logits [N, C] by the teachers' targets (Hinton et al. 2015)."""
     temperature, share = settings.temperature, settings.weight
-    own = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     taught = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)
     return (1 - share) * own + share * temperature**2 * taught
+
+
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(weights / weights.sum())

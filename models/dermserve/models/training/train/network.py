@@ -123,7 +123,6 @@ def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batc
 def _moments(
     network: keras.Model, norms: list[keras.layers.Layer], images: NDArray[np.uint8], batch: int
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Measure the mean and variance of each batch norm's input by channel."""
     backbone = network.get_layer("backbone")
     probe = keras.Model(backbone.input, [norm.input for norm in norms])
     entry = keras.Model(network.input, backbone._inbound_nodes[-1].input_tensors[0])  # preprocessing

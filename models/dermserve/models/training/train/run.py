@@ -8,15 +8,18 @@ import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
+from dermserve.models.training.data.provenance import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
-from dermserve.models.training.errors import ExperimentError, RunError, file_digest, replacing, write_json
+from dermserve.models.training.errors import ExperimentError, RunError, file_digest, write_json
 from dermserve.models.training.train import checkpoint
-from dermserve.models.training.train.backbones import build_network, load_backbone
-from dermserve.models.training.train.dataset import OTHERS, UNSTATED, Data
+from dermserve.models.training.train.backbones import build_network
+from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
+from dermserve.models.training.train.others import OTHERS
 
 _STATISTICS_PHOTOS = 512
 
@@ -51,7 +54,7 @@ def run_training(
     fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
     checkpoint.claim(folder, fingerprint)
     keras.utils.set_random_seed(experiment.seed)
-    network = initial_network(experiment, backbone) if start is None else start.network(shifted=False)
+    network = build_network(experiment, backbone) if start is None else start.network(shifted=False)
     training = data.part(Part.TRAIN)
     some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
     if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
@@ -75,7 +78,9 @@ def run_training(
     if folded:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
     write_json(folder / HISTORY, history)
-    codes, begun = SPECS[experiment.model].codes, _initialization(experiment, backbone, start)
+    begun = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
+    begun = f"weights of the run {_name(start)}" if start else f"{begun} (seed {experiment.seed})"
+    codes = SPECS[experiment.model].codes
     photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
     summary = {
         "model": experiment.model,
@@ -94,16 +99,6 @@ def run_training(
         file.unlink()  # of a process that was killed
 
 
-def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
-    """Build an experiment's network with its initial weights. Raises RunError: they can't be loaded."""
-    if isinstance(backbone, str) and experiment.teacher is not None:
-        raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
-    network = build_network(experiment, backbone_weights=backbone if isinstance(backbone, str) else None)
-    if isinstance(backbone, Path):
-        load_backbone(network, backbone)
-    return network
-
-
 def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -> None:
     """Raise RunError for a teacher of another model, or one trained on photos or lesions that validate or test here."""
     if teacher.model != experiment.model:
@@ -116,13 +111,6 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
             f"{teacher.folder} was trained on {len(leaks)} photos or lesions that validate or test here, such as "
             f"{leaks[0]}: train the teacher by the same split (the same data, seed and shares)"
         )
-
-
-def _initialization(experiment: Experiment, backbone: Path | str | None, start: FinishedRun | None) -> str:
-    if start is not None:
-        return f"weights of the run {_name(start)}"
-    named = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
-    return f"{named} (seed {experiment.seed})"
 
 
 def _name(run: FinishedRun) -> str:

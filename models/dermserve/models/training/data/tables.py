@@ -1,0 +1,164 @@
+"""Read a table of photos' classes and lesions."""
+
+import csv
+import io
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from dermserve.models.training.errors import DataError
+
+SPLITS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_IDS = ("image_id", "isic_id", "image", "image_name")
+LABELS = ("path", "label", "lesion_id", "split")  # of labels.csv
+# Columns of the ISIC archive, the most precise first.
+_DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
+_HEADER = 65536  # characters that hold the header
+_BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
+# Names of the classes in the ISIC archive and its challenges, by HAM10000's codes.
+_NAMES: Mapping[str, Sequence[str]] = {
+        "akiec": ("ak", "actinic keratosis", "solar or actinic keratosis", "squamous cell carcinoma in situ"),
+        "bcc": ("basal cell carcinoma",),
+        "bkl": (
+            "benign keratosis", "pigmented benign keratosis", "seborrheic keratosis", "solar lentigo",
+            "lichen planus like keratosis", "lichenoid keratosis",
+        ),
+        "df": ("dermatofibroma",),
+        "mel": ("melanoma", "melanoma in situ", "melanoma invasive", "melanoma, nos"),
+        "nv": ("nevus", "melanocytic nevus", "melanocytic nevi"),
+        "vasc": (
+            "vascular lesion", "angioma", "hemangioma", "angiokeratoma", "pyogenic granuloma",
+            "benign soft tissue proliferations - vascular",
+        ),
+        "scc": ("squamous cell carcinoma", "squamous cell carcinoma, nos", "squamous cell carcinoma, invasive"),
+}  # fmt: skip
+_CODES = {name: code for code, names in _NAMES.items() for name in names}
+_ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
+_Cells: TypeAlias = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a row says of a photo."""
+
+    photo: str  # its id, file name or path with slashes
+    label: int | None  # index into the classes; None if the table gives none, or one that the model lacks
+    lesion: str  # empty for none
+    said: str  # the class in the table's own words
+    split: str  # "train", "validation", "test" or empty
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a table says of photos."""
+
+    path: Path
+    rows: Sequence[Row] = ()
+    lacks: str = ""  # the columns without which it gives no classes
+    codes: bool = False  # whether its classes are codes like the model's, so that an unknown one is an error
+
+
+def class_of(text: str, classes: Sequence[str]) -> int | None:
+    """Find the class of a code or diagnosis, in upper or lower case; None if the model lacks it."""
+    name = " ".join(text.replace("_", " ").lower().split())
+    code = name if name in classes else _CODES.get(name, "")
+    return classes.index(code) if code in classes else None
+
+
+def read_table(path: Path, classes: Sequence[str]) -> Table:
+    """Read a table; it has no rows if it names no photos, or gives neither classes nor lesions.
+
+    It may be labels.csv, HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a
+    challenge's one-hot table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The delimiter is the header's.
+    """
+    text = _read_text(path)
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", text[:_HEADER]).partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    try:
+        header = [cell.strip().lower() for cell in reader.fieldnames or ()]
+        reader.fieldnames = header
+        labels = "path" in header and path.name == "labels.csv"
+        if missing := [column for column in LABELS if labels and column not in header]:
+            raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(LABELS)}")
+        photo = "path" if labels else next((column for column in _IDS if column in header), None)
+        words = _class_words(header, classes, "label" if labels else "dx")
+        if photo is None or (words is None and "lesion_id" not in header):
+            return Table(path, lacks="dx" if photo else "image_id, dx")
+        for column in {photo, "dx", *LABELS}:
+            if header.count(column) > 1:
+                raise DataError(f"{path} has the column {column} twice")
+        rows = [_read_row(where, photo, cells, words, classes) for where, cells in _lines(path, reader)]
+    except csv.Error as error:
+        raise DataError(f"{path} can't be read as a table: {error}") from error
+    if unknown := [row.said for row in rows if labels and row.label is None and row.said]:
+        raise DataError(f"{path} names the class {unknown[0]!r}; this model knows {', '.join(classes)}")
+    if repeated := [name for name, count in Counter(row.photo for row in rows).items() if count > 1]:
+        raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
+    return Table(path, rows, "" if words else "dx", labels or "dx" in header)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+    text = text.lstrip("\r\n")
+    return text.partition("\n")[2] if text.lower().startswith("sep=") else text  # Excel's hint for itself
+
+
+def _lines(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, _Cells]]:
+    for cells in reader:
+        where, more = f"{path}, line {reader.line_num},", cells.pop(None, ())
+        if any(more):
+            raise DataError(f"{where} has {len(more)} cells more than there are columns")
+        if any(cells.values()):
+            yield where, {column: cell.strip() for column, cell in cells.items()}
+
+
+def _read_row(
+    where: str, photo: str, cells: _Cells, words: Callable[[_Cells], list[str]] | None, classes: Sequence[str]
+) -> Row:
+    name, lesion, part = cells[photo].replace("\\", "/"), cells.get("lesion_id", ""), cells.get("split", "")
+    try:
+        said = [] if words is None else words(cells)
+    except ValueError as error:
+        raise DataError(f"{where} {name} {error}") from error
+    label = next((found for text in said if (found := class_of(text, classes)) is not None), None)
+    if part and part.lower() not in SPLITS:
+        raise DataError(f"{where} names the split {part!r}; it may be train, validation, test or empty")
+    lesion, part = "" if lesion.lower() in _BLANK else lesion, SPLITS.get(part.lower(), "")
+    return Row(posixpath.normpath(name) if name else "", label, lesion, said[0] if said else "", part)
+
+
+def _class_words(header: Sequence[str], classes: Sequence[str], column: str) -> Callable[[_Cells], list[str]] | None:
+    """Return a function that reads the names of a row's class, the best first; None if the table gives no classes."""
+    if column in header:
+        return lambda cells: [cells[column]]
+    if columns := [each for each in _DIAGNOSES if each in header]:
+        return lambda cells: [cells[each] for each in columns if cells[each].lower() not in _BLANK]
+    one_hot = [each for each in header if each in _ONE_HOT or each in classes]
+    return (lambda cells: _from_one_hot(cells, one_hot)) if len(one_hot) > 1 else None
+
+
+def _from_one_hot(cells: _Cells, columns: Sequence[str]) -> list[str]:
+    """Return the column that has the 1. Raises ValueError, a sentence about the photo: there is not one such."""
+    try:
+        filled = {each: cells[each].replace(",", ".") for each in columns if cells[each].lower() not in _BLANK}
+        chosen = [each for each, cell in filled.items() if float(cell)]
+    except ValueError as error:
+        raise ValueError(f"has a cell that is not 0 or 1: {error}") from error
+    if len(chosen) != 1:
+        raise ValueError(f"is of {len(chosen)} classes: a row must have a 1 in one column")
+    return chosen
