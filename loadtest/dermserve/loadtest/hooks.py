@@ -26,6 +26,8 @@ _REPORT_SECONDS = 30
 stats.bucket_response_time = lambda milliseconds: float(f"{milliseconds:.3g}")  # type: ignore[assignment, return-value]
 stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
 stats.HISTORY_STATS_INTERVAL_SEC = 1
+# Locust takes a worker that was silent for four seconds for lost, even one that comes back.
+runners.HEARTBEAT_LIVENESS = 10
 
 
 @dataclass
