@@ -135,5 +135,7 @@ def test_a_float16_model_answers_and_scores_as_the_shipped_network_does_within_i
     np.testing.assert_allclose(probabilities, softmax(logits / 2), atol=0.01)
     scores, expected = np.concatenate([one["ood_score"] for one in found]), ood.scores(distance, features)
     assert expected.shape == scores.shape == (12,)
-    np.testing.assert_allclose(np.sqrt(scores), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
+    # float16 rounds weights by 2⁻¹¹. The limits are near 1: far below, where the sure photos are, nothing is decided.
+    np.testing.assert_allclose(np.sqrt(scores), np.sqrt(expected), rtol=0.03, atol=0.001)
+    assert {*np.sign(expected - 1)} == {-1, 1}
     assert len(model) < 2.5e6
