@@ -120,8 +120,8 @@ def test_a_life_from_publish_to_retire(world: World) -> None:
 
 
 def test_a_restarted_server_comes_back_with_its_labels(world: World) -> None:
+    world.moved("promote", MODEL, "1")  # else servers would unload it for the newest version
     republish(world.store)
-    world.moved("promote", MODEL, "1")
     world.moved("canary", MODEL, "2", "--share", "0.5")
     write_config(world.store, [MODEL])  # as `dermserve up` does at each start
     with model_server(world.store) as restarted:
