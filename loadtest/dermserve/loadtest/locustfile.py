@@ -38,11 +38,9 @@ class Caller(ClassifyUser):
         """Wait until the next call is due; not at all in a closed loop."""
         return self._timeline.pause() if self._timeline else 0.0
 
-    def classify_by_mix(self) -> None:
-        """Make one call of the mix, timed from when it was due."""
-        self.yield_to_stop()
-        self._due = self._timeline.take() if self._timeline else None
-        super().classify_by_mix()
+    def take_due(self) -> float | None:
+        """Take the next time of the timeline; streams, which have none, are for closed loops."""
+        return self._timeline.take() if self._timeline else None
 
 
 class Shape(LoadTestShape):

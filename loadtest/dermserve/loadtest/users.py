@@ -74,9 +74,8 @@ class ClassifyUser(User):
         if not self.host:
             raise ValueError("no gateway to call: give --host HOST:PORT, or set `host` in the locustfile")
         target = self.host.removeprefix("http://").removeprefix("https://").rstrip("/")
-        self._due: float | None = None
         channel = grpc.intercept_channel(
-            next(_channels(target, self.tls)), ReportCalls(self._report, due=lambda: self._due)
+            next(_channels(target, self.tls)), ReportCalls(self._report, due=self.take_due)
         )
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
         """The gRPC stub, for other calls, which are reported, too."""
@@ -93,7 +92,7 @@ class ClassifyUser(User):
         self, photo: bytes | None = None, *, model: str, mode: str = "NONE"
     ) -> classifier_pb2.ClassifyResponse | None:
         """Classify a file, or one of `photos`, with mode "NONE", "FULL" or "ADAPTIVE"; return None when it failed."""
-        self.yield_to_stop()
+        self._yield_to_stop()
         try:
             answer: classifier_pb2.ClassifyResponse = self.stub.Classify(
                 self._request(photo, model, mode), timeout=self.deadline, metadata=tuple(self.metadata.items())
@@ -106,7 +105,7 @@ class ClassifyUser(User):
         self, count: int, *, model: str, mode: str = "NONE"
     ) -> list[classifier_pb2.ClassifyStreamResponse]:
         """Classify `count` of the photos over one stream; return the answers that came, in the order they came."""
-        self.yield_to_stop()
+        self._yield_to_stop()
         requests = (
             classifier_pb2.ClassifyStreamRequest(id=str(index), request=self._request(None, model, mode))
             for index in range(count)
@@ -117,7 +116,11 @@ class ClassifyUser(User):
             answers.extend(self.stub.ClassifyStream(requests, timeout=self.deadline * count, metadata=metadata))
         return answers
 
-    def yield_to_stop(self) -> None:
+    def take_due(self) -> float | None:
+        """Return when the call that begins now was due, by `time.perf_counter`; None for now."""
+        return None
+
+    def _yield_to_stop(self) -> None:
         """End here if the test is over: Locust stops a user that waits at once, even in the midst of its next call."""
         gevent.sleep(0)
 
