@@ -24,9 +24,8 @@ FOUND = {
     "rule_out": {"threshold": 0.1},
     "rule_in": {"threshold": 0.5},
     "quality": {
-        "min_midtones": 60.0,
-        "min_highlights": 110.0,
-        "max_midtones": 225.0,
+        "min_brightness": 60.0,
+        "max_brightness": 225.0,
         "max_glare": 0.6,
         "min_color": 3.0,
         "min_detail": 0.29,
