@@ -156,7 +156,7 @@ def test_the_measures_are_those_of_their_definitions(shape: tuple[int, int]) -> 
         sharpness=np.mean(fine),
         glare=np.mean(areas >= 248),
         color=np.sqrt(sum(left)),
-        redness=differences[0].mean() / luma.mean(),
+        redness=differences[0].mean(),
         yellowness=differences[1].mean() / luma.mean(),
         detail=min(one / max(other, 1, 0.75 * np.mean(coarse)) for one, other in zip(fine, coarse, strict=True)),
         contrast=luma.std() / luma.mean(),

@@ -31,7 +31,7 @@ FOUND = {
         "min_detail": 0.29,
         "min_contrast": 0.01,
         "min_redness": 0.0,
-        "max_redness": 1.0,
+        "max_redness": 100.0,
         "min_yellowness": -0.2,
         "max_yellowness": 0.6,
     },

@@ -152,8 +152,8 @@ def _card(**calibration: object) -> dict[str, Any]:
             "minColor": 2.0,
             "minDetail": 0.3,
             "minContrast": 0.03,
-            "minRedness": 0.05,
-            "maxRedness": 0.8,
+            "minRedness": 10.0,
+            "maxRedness": 100.0,
             "minYellowness": -0.1,
             "maxYellowness": 0.5,
         },
@@ -182,8 +182,8 @@ _CARDS = [
 def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
     """Probabilities from sure to open, and measures about the limits of which one in a while is beyond."""
     random = np.random.default_rng(1)
-    good = np.array([150, 100, 0.02, 8, 0.3, 0.15, 0.5, 0.2])
-    spoiled = np.array([10, 100, 0.5, 0.5, 0.9, 0.6, 0.26, 0.01])
+    good = np.array([150, 100, 0.02, 8, 40, 0.15, 0.5, 0.2])
+    spoiled = np.array([10, 100, 0.5, 0.5, 120, 0.6, 0.26, 0.01])
     for _ in range(count):
         centre = random.dirichlet(np.full(4, 0.3))
         probabilities = random.dirichlet(centre * random.choice([5, 200]) + 1e-3, size=random.integers(1, 4))

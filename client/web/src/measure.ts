@@ -35,7 +35,7 @@ export function measure(pixels: Pixels, side: number): Measures {
     brightness,
     glare: mean([red, green, blue].map((channel) => mean(channel.map((value) => Number(value >= GLARE))))),
     color: Math.sqrt(colors.reduce((sum, plane) => sum + unexplained(plane, luma), 0)),
-    redness: redness / light,
+    redness,
     yellowness: yellowness / light,
     detail: detail(luma, Math.floor(side / AREA)),
     contrast: Math.sqrt(product(luma, luma)) / light,

@@ -37,7 +37,7 @@ class Measures:
     color: float
     """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
     one-toned (sepia) photo has 0, however strong the tone."""
-    redness: float  # mean of red less green, as a share of the mean luma
+    redness: float  # mean of red less green, in gray levels: as a share of the luma, dark photos have more
     yellowness: float  # mean of red and green less blue, as a share of the mean luma
     detail: float
     """Second difference of neighbouring areas over that of areas two apart, in the direction where it is least: 0.25
@@ -62,7 +62,7 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
         sharpness=sharpness,
         glare=np.count_nonzero(areas >= _GLARE) / areas.size,
         color=color,
-        redness=redness / light,
+        redness=redness,
         yellowness=yellowness / light,
         detail=detail,
         contrast=contrast / light,

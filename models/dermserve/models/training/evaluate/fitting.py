@@ -27,13 +27,12 @@ _BEYOND = {
     "min_color": 1.0,
     "min_detail": 2.5,
     "min_contrast": 1.0,
-    "min_redness": 0.5,
+    "min_redness": 1.0,
     "max_redness": 1.0,
     "min_yellowness": 0.5,
     "max_yellowness": 0.5,
 }
-"""How many times the share may be beyond each limit on quality: less for a cast, but not for a red one, in which
-malignant photos were LOW."""
+"""How many times the share of good photos may be beyond each limit on quality."""
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
