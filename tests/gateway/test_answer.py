@@ -33,26 +33,23 @@ from dermserve.v1.classifier_pb2 import (
 )
 
 QUALITY = {
-    "min_midtones": 60,
-    "min_highlights": 120,
-    "max_midtones": 220,
+    "min_brightness": 60,
+    "max_brightness": 220,
     "max_glare": 0.5,
     "min_color": 4,
     "min_detail": 0.3,
     "min_contrast": 0.05,
-    "min_redness": 0.05,
-    "max_redness": 0.9,
+    "min_redness": 8,
+    "max_redness": 90,
     "min_yellowness": -0.1,
     "max_yellowness": 0.5,
 }
 GOOD = Measures(
     brightness=150,
     sharpness=4,
-    midtones=150,
-    highlights=190,
     glare=0,
     color=9,
-    redness=0.3,
+    redness=40,
     yellowness=0.15,
     detail=0.4,
     contrast=0.15,
@@ -118,19 +115,18 @@ def test_the_malignancy_risk_decides(given, verdict, reasons, level):
 
 
 BAD_PHOTOS = [
-    ({"midtones": 59}, [REASON_TOO_DARK]),
-    ({"highlights": 119}, [REASON_TOO_DARK]),
-    ({"midtones": 221}, [REASON_TOO_BRIGHT]),
+    ({"brightness": 59}, [REASON_TOO_DARK]),
+    ({"brightness": 221}, [REASON_TOO_BRIGHT]),
     ({"glare": 0.51}, [REASON_TOO_BRIGHT]),
     ({"color": 3.9}, [REASON_NO_COLOR]),
-    ({"redness": 0.04}, [REASON_NO_COLOR]),
-    ({"redness": 0.91}, [REASON_NO_COLOR]),
+    ({"redness": 7}, [REASON_NO_COLOR]),
+    ({"redness": 91}, [REASON_NO_COLOR]),
     ({"yellowness": -0.11}, [REASON_NO_COLOR]),
-    ({"yellowness": 0.51, "redness": 0.91, "color": 3.9}, [REASON_NO_COLOR]),
+    ({"yellowness": 0.51, "redness": 91, "color": 3.9}, [REASON_NO_COLOR]),
     ({"detail": 0.29}, [REASON_BLURRED]),
     ({"contrast": 0.04}, [REASON_UNIFORM]),
     ({"contrast": 0.0, "color": 0.0, "detail": 0.0}, [REASON_UNIFORM]),
-    ({"contrast": 0.0, "color": 0.0, "detail": 0.0, "midtones": 0, "highlights": 0}, [REASON_TOO_DARK, REASON_UNIFORM]),
+    ({"contrast": 0.0, "color": 0.0, "detail": 0.0, "brightness": 0}, [REASON_TOO_DARK, REASON_UNIFORM]),
     ({"color": 0.0, "detail": 0.1}, [REASON_NO_COLOR, REASON_BLURRED]),
 ]
 
@@ -178,7 +174,7 @@ def test_a_model_without_its_thresholds_says_nothing_of_the_risk(without):
 
 def test_what_the_card_does_not_limit_is_not_held_against_a_photo():
     card = _variant(without=("max_ood_score", "max_scope_score", "max_view_std", "quality"))
-    dark = dataclasses.replace(GOOD, midtones=0)
+    dark = dataclasses.replace(GOOD, brightness=0)
     assert judge(reduced(BENIGN, ood=99, std=0.4), dark, card=card).verdict == VERDICT_CONFIDENT
 
 

@@ -125,9 +125,8 @@ export interface Provenance {
   "metrics"?: Record<string, number>;
 }
 export interface QualityLimits {
-  "minMidtones"?: number;
-  "minHighlights"?: number;
-  "maxMidtones"?: number;
+  "minBrightness"?: number;
+  "maxBrightness"?: number;
   "maxGlare"?: number;
   "minColor"?: number;
   "minDetail"?: number;

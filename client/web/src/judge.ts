@@ -88,8 +88,8 @@ function* allReasons(seen: Seen, measures: Measures, reduced: Reduced, fitted: C
 
 /** The reasons against a photo's quality. */
 export function* quality(measures: Measures, limits: QualityLimits): Generator<Reason> {
-  if (below(measures.midtones, limits.minMidtones) || below(measures.highlights, limits.minHighlights)) yield "REASON_TOO_DARK";
-  if (above(measures.midtones, limits.maxMidtones) || above(measures.glare, limits.maxGlare)) yield "REASON_TOO_BRIGHT";
+  if (below(measures.brightness, limits.minBrightness)) yield "REASON_TOO_DARK";
+  if (above(measures.brightness, limits.maxBrightness) || above(measures.glare, limits.maxGlare)) yield "REASON_TOO_BRIGHT";
   if (below(measures.contrast, limits.minContrast)) {
     yield "REASON_UNIFORM"; // colour and detail of an even area mean nothing
     return;

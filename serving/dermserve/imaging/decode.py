@@ -9,8 +9,10 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,6 @@ from PIL import Image, ImageChops, ImageCms
 
 from dermserve.imaging import errors
 from dermserve.imaging.header import Header, read_header
-from dermserve.imaging.heif import HeifPicture
 
 try:
     import simplejpeg
@@ -28,6 +29,8 @@ try:
     import cykooz_resizer as simd
 except ImportError:
     simd = None
+
+_Pixels: TypeAlias = NDArray[np.uint8]  # [H, W, C]: gray, RGB or CMYK
 
 # Before resizing, a photo is reduced to a half, a quarter … but to no less than this many times the input size; a JPEG
 # is reduced while it is decoded.
@@ -41,18 +44,21 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
+_MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ImageCms' names of colour spaces by mode
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[_Pixels], _Pixels]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
+"""How to turn a photo of each EXIF orientation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,12 +104,12 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
         if "out of memory" in str(error):  # Pillow's message for a failed allocation
             raise MemoryError from error
         raise errors.UndecodablePhotoError(header.format) from error
-    region = _reduce(image, lying)
-    if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
-        region = region.transpose(_TRANSPOSE[header.orientation])
-    fitted = _resize(region, (width, height))
-    to_srgb = _transform(header.profile, fitted.mode) if header.profile else None
-    return np.asarray(fitted.convert("RGB") if to_srgb is None else to_srgb.apply(fitted))
+    # Turned before resizing, so that a turned photo gives the same pixels as an upright one.
+    fitted = _resize(_UPRIGHT[header.orientation](_reduce(image, lying)), (width, height))
+    to_srgb = _transform(header.profile, _MODES[fitted.shape[2]]) if header.profile else None
+    if to_srgb is not None:
+        return np.asarray(to_srgb.apply(_image(fitted)))
+    return fitted if fitted.shape[2] == 3 else np.asarray(_image(fitted).convert("RGB"))
 
 
 def _scale(header: Header, size: tuple[int, int]) -> int:
@@ -118,26 +124,26 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise errors.TooManyPixelsError(limits.max_pixels, header.width, header.height)
     if min(header.width, header.height) < limits.min_side:
         raise errors.TooSmallError(header.width, header.height, limits.min_side)
-    # For a moment a decoded JPEG is in memory twice, with three and with four bytes a pixel.
+    # A decoded JPEG takes three bytes a pixel, or four with Pillow, and what is cut out of it as many.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
     most = (limits.max_memory - len(header.data)) / each
     if pixels > most:
         raise errors.TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-def _load(header: Header, scale: int) -> Image.Image | HeifPicture:
-    """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
+def _load(header: Header, scale: int) -> Image.Image | _Pixels:
+    """Decode to pixels, or to an image of any mode."""
     if header.heif is not None:
-        header.heif.load()
-        return header.heif
+        return header.heif.load()
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
         try:
-            pixels = simplejpeg.decode_jpeg(header.data, colours, min_width=size[0], min_height=size[1])
-            return Image.fromarray(pixels[..., 0] if colours == "GRAY" else pixels)
+            pixels: _Pixels = simplejpeg.decode_jpeg(header.data, colours, min_width=size[0], min_height=size[1])
         except ValueError:  # for damaged and for unusual files; Pillow decides
             pass
+        else:
+            return pixels
     image = Image.open(io.BytesIO(header.data), formats=[header.format.upper()])
     if image.size != (header.width, header.height):
         raise ValueError(f"{image.size} pixels, not those of the header")
@@ -146,32 +152,44 @@ def _load(header: Header, scale: int) -> Image.Image | HeifPicture:
     return image
 
 
-def _region(image: Image.Image | HeifPicture, size: tuple[int, int]) -> tuple[float, float]:
+def _region(width: int, height: int, size: tuple[int, int]) -> tuple[float, float]:
     """Return columns and rows of the largest region of a shape."""
-    return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
+    return min(width, height * size[0] / size[1]), min(height, width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image | HeifPicture, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | _Pixels, size: tuple[int, int]) -> _Pixels:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     This is done in bands, so that only one band at a time is in memory in another mode.
     """
-    across, down = _region(image, size)
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    across, down = _region(width, height, size)
     factor = max(1, int(across / size[0] / _GAP))
     whole = math.floor if factor > 1 else math.ceil  # whole blocks, and the pixels that lie partly within
     columns, rows = whole(across / factor), whole(down / factor)
-    left, top = (image.width - columns * factor) // 2, (image.height - rows * factor) // 2
+    left, top = (width - columns * factor) // 2, (height - rows * factor) // 2
     if factor == 1:
-        return _flat(image.crop((left, top, image.width - left, image.height - top)))
+        if isinstance(image, Image.Image):
+            return _pixels(_cut(image, left, top, width - left, height - top))
+        return image[top : height - top, left : width - left]
     right, step = left + columns * factor, max(1, _BAND // (columns * factor * factor)) * factor
-    reduced: Image.Image | None = None
-    for row in range(0, rows * factor, step):
-        end = top + min(row + step, rows * factor)
-        band = _flat(image.crop((left, top + row, right, end))).reduce(factor)
-        reduced = reduced or Image.new(band.mode, (columns, rows))
-        reduced.paste(band, (0, row // factor))
-    assert reduced is not None
-    return reduced
+    starts = range(top, top + rows * factor, step)
+    bands = (_cut(image, left, at, right, min(at + step, top + rows * factor)) for at in starts)
+    return np.concatenate([_pixels(band.reduce(factor)) for band in bands])
+
+
+def _cut(image: Image.Image | _Pixels, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return _flat(image.crop((left, top, right, bottom)))
+    return _image(image[top:bottom, left:right])
+
+
+def _image(pixels: _Pixels) -> Image.Image:
+    return Image.frombytes(_MODES[pixels.shape[2]], pixels.shape[1::-1], pixels.tobytes())
+
+
+def _pixels(image: Image.Image) -> _Pixels:
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -188,18 +206,20 @@ def _flat(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Fit the largest centred region of an image of mode L, RGB or CMYK to a size, antialiased bilinear."""
-    columns, rows = _region(image, size)
-    left, top = (image.width - columns) / 2, (image.height - rows) / 2
+def _resize(pixels: _Pixels, size: tuple[int, int]) -> _Pixels:
+    """Fit the largest centred region to a size, antialiased bilinear."""
+    height, width, channels = pixels.shape
+    columns, rows = _region(width, height, size)
+    left, top = (width - columns) / 2, (height - rows) / 2
     if simd is None:
-        box = (left, top, image.width - left, image.height - top)
-        return image.resize(size, Image.Resampling.BILINEAR, box=box)
-    fitted = Image.new(image.mode, size)
-    crop = simd.CropBox(left, top, min(columns, image.width - left), min(rows, image.height - top))
-    options = simd.ResizeOptions(_BILINEAR, crop_box=crop)
-    simd.Resizer().resize_pil(image, fitted, options)
-    return fitted
+        box = (left, top, width - left, height - top)
+        return _pixels(_image(pixels).resize(size, Image.Resampling.BILINEAR, box=box))
+    kind = getattr(simd.PixelType, "U8" if channels == 1 else f"U8x{channels}")
+    fitted = simd.ImageData(*size, kind)
+    crop = simd.CropBox(left, top, min(columns, width - left), min(rows, height - top))
+    options = simd.ResizeOptions(_BILINEAR, crop_box=crop, use_alpha=False)
+    simd.Resizer().resize(simd.ImageData(width, height, kind, pixels.tobytes()), fitted, options)
+    return np.frombuffer(fitted.get_buffer(), np.uint8).reshape(*size[::-1], channels)
 
 
 @lru_cache(maxsize=8)  # phones send the same few profiles; one of a printer takes up to 3 MB

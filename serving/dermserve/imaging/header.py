@@ -117,7 +117,7 @@ def _jpeg(data: bytes) -> Header:
     samples = [(factors >> 4) * (factors & 15) for factors in frame[8 : 7 + 3 * components : 3]]
     whole = coding != 0xC2 and scans == 1 and data[start + 4] == components
     held = 0 if whole else 2 * sum(samples) / max([1, *samples])  # decoders keep all coefficients until the last scan
-    clean = b"".join([*kept, data[start:]])
+    clean = b"".join([*kept, memoryview(data)[start:]])
     kind = "JPEG" if whole else "progressive JPEG"
     mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, "")
     return Header("JPEG", kind, mode, width, height, clean, held, _orientation(exif), joined[:_MAX_PROFILE])

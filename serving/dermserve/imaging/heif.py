@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 
@@ -35,8 +34,6 @@ _DERIVED = (b"iovl", b"iden")
 
 class HeifPicture:
     """The primary image of a HEIC file, turned as its container says.
-
-    One part at a time becomes an Image, which takes four bytes a pixel, beside libheif's three.
 
     Raises:
         UnsupportedFormatError: it is no picture or grid of pictures in HEVC, or has transparency.
@@ -65,19 +62,14 @@ class HeifPicture:
         self.memory = each * (max(self.width * self.height, *sizes) + _tile(image.info.get("tiling")))
         """Bytes to decode it, the file not counted."""
 
-    def load(self) -> None:
-        """Decode it; raise ValueError if it is damaged."""
+    def load(self) -> NDArray[np.uint8]:
+        """Decode it to [H, W, C], gray or RGB; raise ValueError if it is damaged."""
         try:
             decoded, channels = self._image.data, len(self._image.mode)
         except _REFUSED as error:
             raise ValueError from error
         shape, strides = (self.height, self.width, channels), (self._image.stride, channels, 1)
-        self._pixels: NDArray[np.uint8] = np.ndarray(shape, np.uint8, decoded, strides=strides)
-
-    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Copy a part: left, upper, right, lower."""
-        part = self._pixels[box[1] : box[3], box[0] : box[2]]
-        return Image.fromarray(part if part.shape[2] == 3 else part[..., 0])
+        return np.ndarray(shape, np.uint8, decoded, strides=strides)
 
 
 def _check(data: bytes) -> tuple[list[int], bytes]:

@@ -1,11 +1,10 @@
 """Measure a photo's quality: whether it is dark, bright, without natural colour, blurred or empty.
 
 The measures show whether a photo can be classified, and whether photos have changed since a model was calibrated,
-without keeping any. All are taken at half the model's size, with pixels averaged two by two: this removes sensor noise,
-and the smoothness of small photos that were enlarged. Every photo is measured, so it must be fast.
+without keeping any. All are taken of areas, the means of 4×4 pixels at the model's size: this removes sensor noise, and
+the smoothness of small photos that were enlarged. Every photo is measured, so it must be fast.
 """
 
-import bisect
 import functools
 import math
 import operator
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 
 _Floats: TypeAlias = NDArray[np.float32]
 
-_PLANES = np.array([[0.07475, 0.14675, 0.0285], [0.25, -0.25, 0], [0.125, 0.125, -0.25]], np.float32)
-"""Luma, red less green, and the mean of red and green less blue, of sums over four pixels."""
-_GLARE = 248  # a pixel counts as blown out from this value of its brightest channel on
-_LONGER = np.array([1.0, 1.0, 1.6, 1.6])  # second differences are larger along diagonals: pixels are further apart
+_AREA = 4  # side of an area in pixels
+_PLANES: _Floats = np.divide([[0.299, 0.587, 0.114], [1.0, -1.0, 0.0], [0.5, 0.5, -1.0]], _AREA**2, dtype=np.float32)
+"""Luma, red less green, and the mean of red and green less blue, of sums over an area."""
+_GLARE = 248 * _AREA**2  # a channel of an area counts as blown out from this sum on
+_LONGER = np.array([1.0, 1.0, 1.6, 1.6] * 2)  # second differences are larger along diagonals: areas are further apart
 _OTHERS, _LEAST = 0.75, 1.0
 """Share of the mean over all directions, and gray levels, that count as the structure of each direction, at least:
 below a level there is only what rounding to 8 bits leaves."""
-_BLOCK = 8  # side in pixels, at half size, of the areas whose brightness is compared for contrast
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,49 +32,46 @@ class Measures:
     """The measures of one photo."""
 
     brightness: float  # mean luma, 0 to 255
-    sharpness: float  # mean absolute difference of pixels one row or one column apart, 0 to 255
-    midtones: float  # median luma, 0 to 255
-    highlights: float  # 95th percentile of luma, 0 to 255
-    glare: float  # share of the pixels with a channel at its limit, 0 to 1
+    sharpness: float  # mean absolute second difference of neighbouring areas' luma, over all directions; 0 or more
+    glare: float  # share of all areas' channels that are at their limit, 0 to 1
     color: float
     """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
     one-toned (sepia) photo has 0, however strong the tone."""
-    redness: float  # mean of red less green, as a share of the mean luma
+    redness: float  # mean of red less green, in gray levels: as a share of the luma, dark photos have more
     yellowness: float  # mean of red and green less blue, as a share of the mean luma
     detail: float
-    """Second difference of neighbouring areas of 4×4 pixels over that of areas two apart, in the direction where it is
-    least: 0.25 where all is smooth. Where a direction has less structure than the others, as motion leaves it, it is
-    compared with theirs. Coarse, as crops of 64 pixels have no finer detail."""
-    contrast: float  # standard deviation of the mean luma of areas of 16×16 pixels, as a share of the highlights
+    """Second difference of neighbouring areas over that of areas two apart, in the direction where it is least: 0.25
+    where all is smooth. Where a direction has less structure than the others, as motion leaves it, it is compared with
+    theirs. Coarse, as crops of 64 pixels have no finer detail."""
+    contrast: float  # standard deviation of luma, as a share of its mean
 
 
 def measure(pixels: NDArray[np.uint8]) -> Measures:
     """Measure pixels, uint8 [H, W, 3] of at least 4×4, at the size that a model sees."""
-    half = _halve(pixels)
-    planes = _PLANES @ half.reshape(3, -1)
+    areas = _sum_areas(pixels)
+    planes = _PLANES @ areas.reshape(3, -1)
     size = planes.shape[1]
-    midtones, highlights = _select(planes[0], size // 2, size * 95 // 100)
     means = np.add.reduce(planes, axis=1) / size
-    brightness, redness, yellowness = means.tolist()
     planes -= means[:, np.newaxis]
-    luma = planes[0].reshape(half.shape[1:])  # less its mean, on which nothing below depends
+    brightness, redness, yellowness = means.tolist()
+    light = max(brightness, 1.0)
+    contrast, color = _spread(planes)
+    sharpness, detail = _compare(planes[0].reshape(areas.shape[1:]))
     return Measures(
         brightness=brightness,
-        sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
-        midtones=midtones,
-        highlights=highlights,
-        glare=np.count_nonzero(np.maximum.reduce(half, axis=0) >= 4 * _GLARE) / size,
-        color=_color(planes),
-        redness=redness / max(brightness, 1.0),
-        yellowness=yellowness / max(brightness, 1.0),
-        detail=_detail(luma),
-        contrast=_contrast(luma) / max(highlights, 1.0),
+        sharpness=sharpness,
+        glare=np.count_nonzero(areas >= _GLARE) / areas.size,
+        color=color,
+        redness=redness,
+        yellowness=yellowness / light,
+        detail=detail,
+        contrast=contrast / light,
     )
 
 
 _FAULTS = {
-    "too_dark": {"min_midtones", "min_highlights"},
-    "too_bright": {"max_midtones", "max_glare"},
+    "too_dark": {"min_brightness"},
+    "too_bright": {"max_brightness", "max_glare"},
     "uniform": {"min_contrast"},
     "no_color": {"min_color", "min_redness", "max_redness", "min_yellowness", "max_yellowness"},
     "blurred": {"min_detail"},
@@ -93,83 +89,51 @@ def find_faults(measures: Measures, limits: Mapping[str, float]) -> list[str]:
     return [fault for fault in found if fault not in ("no_color", "blurred")] if "uniform" in found else found
 
 
-def _sum(values: _Floats) -> float:
-    return float(np.add.reduce(values, axis=None))  # numpy's `sum` takes twice as long
+def _sum_areas(pixels: NDArray[np.uint8]) -> _Floats:
+    """Sum pixels four by four: float32 [3, H // 4, W // 4]."""
+    rows, columns = pixels.shape[0] // _AREA, pixels.shape[1] // _AREA
+    whole = pixels[: rows * _AREA, : columns * _AREA].reshape(rows, _AREA, -1)
+    sums = np.add.reduce(whole, axis=1, dtype=np.uint16).ravel()
+    pairs = sums[:-3] + sums[3:]  # with the pixel to the right
+    fours = pairs[:-6] + pairs[6:]  # of these, the first three of each twelve are areas
+    areas = np.empty((3, rows, columns), np.float32)
+    for channel, plane in enumerate(areas.reshape(3, -1)):
+        plane[...] = fours[channel :: 3 * _AREA]
+    return areas
 
 
-def _halve(pixels: NDArray[np.uint8]) -> _Floats:
-    """Sum pixels two by two: float32 [3, H // 2, W // 2], four times their mean."""
-    rows, columns = pixels.shape[0] // 2, pixels.shape[1] // 2
-    even = pixels[: rows * 2, : columns * 2]
-    pairs = np.add(even[0::2], even[1::2], dtype=np.uint16).ravel()
-    sums = np.empty((rows * columns, 6), np.uint16)  # with the pixel to the right: the first three of each six count
-    np.add(pairs[:-3], pairs[3:], out=sums.ravel()[:-3])
-    half = np.empty((3, rows, columns), np.float32)
-    half.reshape(3, -1)[...] = sums[:, :3].T
-    return half
+def _spread(planes: _Floats) -> tuple[float, float]:
+    """Return the standard deviations of luma, and of the colour differences less what a linear function of it explains.
 
-
-def _select(luma: _Floats, *places: int) -> list[float]:
-    """Return the values that are at some places of the sorted luma.
-
-    Only those of the same gray level are compared: numpy's partition of all takes five times as long for most photos.
+    All planes are centred.
     """
-    levels, found = luma.astype(np.uint8), []
-    ends = np.cumsum(np.bincount(levels)).tolist()
-    for place in places:
-        level = bisect.bisect_right(ends, place)
-        rank = place - (ends[level - 1] if level else 0)
-        found.append(float(np.partition(luma[levels == level], rank)[rank]))
-    return found
+    areas, colors = planes.shape[1], planes[1:].ravel()
+    power, *shared = (planes @ planes[0]).tolist()
+    explained = sum(along**2 for along in shared) / power if power else 0.0
+    return math.sqrt(power / areas), math.sqrt(max(0.0, float(colors @ colors) - explained) / areas)
 
 
-def _color(planes: _Floats) -> float:
-    """Subtract from the variance of colour differences what a linear function of luma explains; all are centred."""
-    power, *sizes = np.vecdot(planes, planes).tolist()
-    shared = (planes[1:] @ planes[0]).tolist()
-    left = [size - (along**2 / power if power else 0.0) for size, along in zip(sizes, shared, strict=True)]
-    return math.sqrt(sum(max(0.0, each) for each in left) / planes.shape[1])
-
-
-def _size(differences: _Floats) -> float:
-    """Mean absolute value."""
-    return _sum(np.abs(differences, out=differences)) / max(differences.size, 1)
-
-
-def _detail(luma: _Floats) -> float:
-    rows, columns = [size // 2 * 2 for size in luma.shape]
-    pairs = luma[0:rows:2] + luma[1:rows:2]
-    areas = pairs[:, 0:columns:2] + pairs[:, 1:columns:2]  # four times their mean
-    fine, coarse = _bends(areas, 1), _bends(areas, 2)
-    least = max(4 * _LEAST, _OTHERS * sum(coarse) / len(coarse))
-    return min([one / max(other, least) for one, other in zip(fine, coarse, strict=True)])
-
-
-def _bends(luma: _Floats, lag: int) -> list[float]:
-    """Mean absolute second difference of pixels so far apart: along rows, along columns, and along both diagonals."""
-    rows, columns = [max(0, size - 2 * lag) for size in luma.shape]
-    up, level, down = [slice(at, at + rows) for at in (0, lag, 2 * lag)]
-    left, centre, right = [slice(at, at + columns) for at in (0, lag, 2 * lag)]
-    bends = np.empty((4, rows, columns), np.float32)
-    np.add(luma[level, left], luma[level, right], out=bends[0])
-    np.add(luma[up, centre], luma[down, centre], out=bends[1])
-    np.add(luma[up, left], luma[down, right], out=bends[2])
-    np.add(luma[up, right], luma[down, left], out=bends[3])
-    bends -= 2 * luma[level, centre]
-    sums = np.add.reduce(np.abs(bends, out=bends).reshape(4, -1), axis=1)
-    means: list[float] = (sums / (_LONGER * max(rows * columns, 1))).tolist()
-    return means
-
-
-def _contrast(luma: _Floats) -> float:
-    side = min(_BLOCK, *luma.shape)
-    rows, columns = [_averaging(size // side, side) for size in luma.shape]
-    means = np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T).ravel()
-    means -= np.float32(_sum(means) / means.size)
-    return math.sqrt(float(means @ means) / means.size)
+def _compare(luma: _Floats) -> tuple[float, float]:
+    """Return sharpness and detail, from second differences along rows, along columns, and along both diagonals."""
+    rows, columns = luma.shape
+    if min(rows, columns) < 5:  # no area has two others on all sides
+        return 0.0, 0.0
+    flat, edge = luma.ravel(), 2 * columns + 2
+    end = len(flat) - edge
+    bends = np.empty((8, end - edge), np.float32)
+    steps = [lag * step for lag in (1, 2) for step in (1, columns, columns + 1, columns - 1)]
+    for bend, step in zip(bends, steps, strict=True):
+        np.add(flat[edge - step : end - step], flat[edge + step : end + step], out=bend)
+    bends -= 2 * flat[edge:end]
+    means = (np.abs(bends, out=bends) @ _weigh(rows, columns) / _LONGER).tolist()
+    fine, coarse = means[:4], means[4:]
+    least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
+    return sum(fine) / len(fine), min([one / max(other, least) for one, other in zip(fine, coarse, strict=True)])
 
 
 @functools.lru_cache
-def _averaging(blocks: int, side: int) -> _Floats:
-    """Make the matrix, float32 [blocks, blocks * side], that averages so many blocks of a side."""
-    return np.repeat(np.eye(blocks, dtype=np.float32) / np.float32(side), side, axis=1)
+def _weigh(rows: int, columns: int) -> _Floats:
+    """Weigh areas to average those with two others on all sides; float32, from the first of them to the last."""
+    weights = np.zeros((rows, columns), np.float32)
+    weights[2:-2, 2:-2] = 1 / ((rows - 4) * (columns - 4))
+    return weights.ravel()[2 * columns + 2 : -2 * columns - 2]

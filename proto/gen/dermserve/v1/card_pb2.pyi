@@ -141,10 +141,9 @@ class Share(_message.Message):
     def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class QualityLimits(_message.Message):
-    __slots__ = ("min_midtones", "min_highlights", "max_midtones", "max_glare", "min_color", "min_detail", "min_contrast", "min_redness", "max_redness", "min_yellowness", "max_yellowness")
-    MIN_MIDTONES_FIELD_NUMBER: _ClassVar[int]
-    MIN_HIGHLIGHTS_FIELD_NUMBER: _ClassVar[int]
-    MAX_MIDTONES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("min_brightness", "max_brightness", "max_glare", "min_color", "min_detail", "min_contrast", "min_redness", "max_redness", "min_yellowness", "max_yellowness")
+    MIN_BRIGHTNESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BRIGHTNESS_FIELD_NUMBER: _ClassVar[int]
     MAX_GLARE_FIELD_NUMBER: _ClassVar[int]
     MIN_COLOR_FIELD_NUMBER: _ClassVar[int]
     MIN_DETAIL_FIELD_NUMBER: _ClassVar[int]
@@ -153,9 +152,8 @@ class QualityLimits(_message.Message):
     MAX_REDNESS_FIELD_NUMBER: _ClassVar[int]
     MIN_YELLOWNESS_FIELD_NUMBER: _ClassVar[int]
     MAX_YELLOWNESS_FIELD_NUMBER: _ClassVar[int]
-    min_midtones: float
-    min_highlights: float
-    max_midtones: float
+    min_brightness: float
+    max_brightness: float
     max_glare: float
     min_color: float
     min_detail: float
@@ -164,7 +162,7 @@ class QualityLimits(_message.Message):
     max_redness: float
     min_yellowness: float
     max_yellowness: float
-    def __init__(self, min_midtones: _Optional[float] = ..., min_highlights: _Optional[float] = ..., max_midtones: _Optional[float] = ..., max_glare: _Optional[float] = ..., min_color: _Optional[float] = ..., min_detail: _Optional[float] = ..., min_contrast: _Optional[float] = ..., min_redness: _Optional[float] = ..., max_redness: _Optional[float] = ..., min_yellowness: _Optional[float] = ..., max_yellowness: _Optional[float] = ...) -> None: ...
+    def __init__(self, min_brightness: _Optional[float] = ..., max_brightness: _Optional[float] = ..., max_glare: _Optional[float] = ..., min_color: _Optional[float] = ..., min_detail: _Optional[float] = ..., min_contrast: _Optional[float] = ..., min_redness: _Optional[float] = ..., max_redness: _Optional[float] = ..., min_yellowness: _Optional[float] = ..., max_yellowness: _Optional[float] = ...) -> None: ...
 
 class Look(_message.Message):
     __slots__ = ("views", "margin")

@@ -31,8 +31,8 @@ SPECIFICITY, NAMED_ACCURACY = 0.95, 0.95
 VIEW_STD_QUANTILE = 0.975
 # Largest share of all validation photos, and of those of any class, above max_ood_score.
 FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
-# Share of good photos of any data set beyond each limit on quality; 2.5 times that for blur, half for each limit of a
-# colour cast. The eleven limits together flag about 2 %.
+# Share of good photos of any data set beyond a limit on quality; 2.5 times that for blur, half for a blue or a yellow
+# cast. The ten limits together flag about 2 %.
 BAD_QUALITY = 0.002
 # Share of validation photos of other lesions above max_scope_score, two points above the goal. The limit follows from
 # these 1,398 and not from the model's own 172, which are too few: 5 % of them were 12 % of test photos.

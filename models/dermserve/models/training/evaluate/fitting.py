@@ -20,6 +20,20 @@ from dermserve.models.training.train.loop import accuracies
 
 Labels: TypeAlias = NDArray[np.int64]
 
+_BEYOND = {
+    "min_brightness": 1.0,
+    "max_brightness": 1.0,
+    "max_glare": 1.0,
+    "min_color": 1.0,
+    "min_detail": 2.5,
+    "min_contrast": 1.0,
+    "min_redness": 1.0,
+    "max_redness": 1.0,
+    "min_yellowness": 0.5,
+    "max_yellowness": 0.5,
+}
+"""How many times the share of good photos may be beyond each limit on quality."""
+
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
     """Turn logits [..., C] into probabilities."""
@@ -112,17 +126,16 @@ def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> f
 
 
 def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str, float]:
-    """Fit a `QualityLimits`: a share of any set's good photos is beyond each limit; 2.5 for blur, half for a cast."""
-
-    def quantiles(name: str, at: float) -> list[float]:
-        return [float(np.quantile([getattr(found, name) for found in good], at)) for good in sets]
-
-    low = {f"min_{name}": min(quantiles(name, share)) for name in ("midtones", "highlights", "color", "contrast")}
-    high = {f"max_{name}": max(quantiles(name, 1 - share)) for name in ("midtones", "glare")}
-    low |= {"min_detail": min(quantiles("detail", 2.5 * share)), "min_contrast": low["min_contrast"] / 2}  # of nothing
-    for name in ("redness", "yellowness"):
-        low[f"min_{name}"], high[f"max_{name}"] = min(quantiles(name, share / 2)), max(quantiles(name, 1 - share / 2))
-    return low | high
+    """Fit a `QualityLimits`: a share of any set's good photos is beyond each limit, or a multiple of it."""
+    limits = {}
+    for limit, times in _BEYOND.items():
+        of_each = [[getattr(found, limit[4:]) for found in good] for good in sets]
+        if limit.startswith("min_"):
+            limits[limit] = min(float(np.quantile(values, times * share)) for values in of_each)
+        else:
+            limits[limit] = max(float(np.quantile(values, 1 - times * share)) for values in of_each)
+    limits["min_contrast"] /= 2  # a uniform photo shows nothing
+    return limits
 
 
 def fit_looks(
