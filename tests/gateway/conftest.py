@@ -31,7 +31,7 @@ def tfs() -> FakeTfServing:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that takes none of several model servers for a hanging one, however long the machine stalls."""
-    monkeypatch.setattr(batching, "_LEAST_TIMEOUT", 100.0)
+    monkeypatch.setattr(batching, "_LATE", 100.0)
     monkeypatch.setattr(catalog, "_PATIENCE", 100.0)
 
 

@@ -8,7 +8,6 @@ import math
 import os
 import signal
 import sys
-import time
 
 import grpc
 import grpc.aio
@@ -23,7 +22,7 @@ from dermserve.gateway.tfserving import TfServing
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.certificates import make_certificate
 from tests.gateway import gateways
-from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
+from tests.gateway.fake_tfserving import Version, make_card
 from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of, status_of
 from tests.gateway.test_process import _process
 
@@ -106,20 +105,6 @@ async def test_adaptive_answers_with_what_it_has_when_a_later_stage_fails(runnin
         tfs.on_predict, tfs.mend = second, spoil
         answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=100)
     assert (answer.views_asked, answer.views_used) == (10, 1)
-
-
-async def test_one_server_that_hangs_and_another_that_refuses_are_unavailable_not_late():
-    hanging, refusing = FakeTfServing(), FakeTfServing()
-    async with contextlib.AsyncExitStack() as stack:
-        addresses = [await stack.enter_async_context(server.serving()) for server in (hanging, refusing)]
-        world = await stack.enter_async_context(gateways.running(tfs_address=",".join(addresses), poll_seconds=60))
-        hanging.on_predict = lambda _: asyncio.Event().wait()
-        refusing.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
-        for _ in range(3):  # whichever is asked first, and when both have been ejected
-            began = time.monotonic()
-            refused = await world.refusal(ask(), timeout=100)
-            assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNREACHABLE")
-            assert time.monotonic() - began < 50  # half of the caller's time
 
 
 async def test_many_requests_for_a_label_that_is_gone_share_the_looks_at_the_versions(running, tfs, monkeypatch):

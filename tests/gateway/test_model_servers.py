@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -15,14 +15,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from dermserve.contract import render_card
-from dermserve.gateway import admission, catalog, model_servers
+from dermserve.gateway import admission, batching, catalog, model_servers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import BudgetSpentError, ModelServerUnreachableError
+from dermserve.gateway.errors import BudgetSpentError, ModelServerFailedError, ModelServerUnreachableError
 from dermserve.gateway.model_servers import ModelServer, ModelServers
-from dermserve.gateway.tfserving import Scores, Target, TfServing
+from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target, TfServing
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway import fake_tfserving
@@ -151,13 +151,6 @@ class Load:
         for _ in range(self._ended.qsize() + count):
             await self._ended.get()
 
-    async def anew(self) -> None:
-        """Wait until every request that has begun so far has ended."""
-        await self.more(0)
-        callers: set[int] = set()
-        while len(callers) < len(self._tasks):
-            callers.add(await self._ended.get())
-
     async def stop(self) -> None:
         self._stop.set()
         await asyncio.gather(*self._tasks)
@@ -202,13 +195,6 @@ async def _ejected(log: list[dict[str, object]], address: str, *, since: int) ->
 async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_request(names, one_name, monkeypatch):
     monkeypatch.setattr(catalog, "_PATIENCE", 100.0)  # it is ready once both have answered, or were ejected
     monkeypatch.setattr(admission, "_LONG", 1000.0)  # a machine that stalls is no overload here
-    suffering, has_other = set[str](), ModelServers.has_other
-
-    def may_hang(all_servers: ModelServers, server: ModelServer, failed: Collection[ModelServer]) -> bool:
-        """Where the machine stalls, the other one seems to hang, too: two faults at once, which may lose requests."""
-        return server.address in suffering and has_other(all_servers, server, failed)
-
-    monkeypatch.setattr(ModelServers, "has_other", may_hang)
     servers = [Server("127.0.0.2"), Server("127.0.0.3")]
     first = await servers[0].start()
     servers[1].port = servers[0].port if names == 1 else 0
@@ -221,8 +207,6 @@ async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_requ
                 monkeypatch.setattr(catalog, "_PATIENCE", 0.2)
                 load = Load(world, callers=6)
                 for server, address in zip(servers, addresses, strict=True):
-                    suffering.clear()
-                    await load.anew()  # no request that the other one did not answer in time may need this one
                     await load.more(30)
                     await _all_back(log)
                     before = len(log)
@@ -230,9 +214,6 @@ async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_requ
                     await _ejected(log, address, since=before)
                     await load.more(30)
                     await server.start()
-                    await _all_back(log)
-                    suffering.add(address)
-                    await load.anew()
                     await _all_back(log)
                     before = len(log)
                     server.send(signal.SIGSTOP)
@@ -300,15 +281,21 @@ async def test_a_unix_socket_is_a_model_server_too(tfs, tmp_path):
 
 
 class Held:
-    """A model server that answers when it is let; it keeps the order in which models came."""
+    """A model server that answers, or fails, when it is let; it keeps the order in which models came."""
 
     def __init__(self, order: list[str]) -> None:
         self.release = asyncio.Semaphore(0)
+        self.fault: Exception | None = None
+        self.seconds: list[float] = []
+        """The timeout of each call."""
         self._order = order
 
     async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
         self._order.append(target.model)
+        self.seconds.append(seconds)
         await self.release.acquire()
+        if self.fault:
+            raise self.fault
         return Scores(1, [[1.0]] * len(images), [0.0] * len(images))
 
 
@@ -374,6 +361,7 @@ async def test_a_call_that_is_given_up_while_it_waits_leaves_no_slot_behind():
     assert (await first).views == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_calls_near_their_end_are_counted_and_the_bound_follows_the_servers_that_answer():
     calls = Calls("127.0.0.1:1", "127.0.0.1:2", slots=2)
     await calls.servers.resolve()
@@ -389,6 +377,131 @@ async def test_calls_near_their_end_are_counted_and_the_bound_follows_the_server
     await calls.end(3)
     await asyncio.gather(*tasks)
     assert (calls.batching.free_capacity("m"), sum(server.calls for server in calls.servers.all)) == (2, 3)
+
+
+@pytest.fixture
+def late_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is late when it does not answer at once."""
+    monkeypatch.setattr(batching, "_LATE", 0.0)
+    monkeypatch.setattr(batching, "_LATE_TIMES", 0.0)
+
+
+async def _asking_both() -> tuple[Calls, Held, Held, "asyncio.Task[Scores]"]:
+    """Let a request be sent to one of two servers, and to the other when the first one is late."""
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2", slots=2)
+    await calls.servers.resolve()
+    task = await calls.start("m")
+    first, second = calls.held.values()
+    assert (len(first.seconds), len(second.seconds)) == (1, 1)
+    assert min(first.seconds + second.seconds) > 999  # each has what is left of the budget
+    return calls, first, second, task
+
+
+@pytest.mark.usefixtures("late_at_once")
+@pytest.mark.parametrize("late_one_answers", [True, False])
+async def test_of_a_late_server_and_another_the_first_answer_counts(late_one_answers):
+    calls, first, second, task = await _asking_both()
+    assert [server.alive for server in calls.servers.all] == [True, True]
+    (first if late_one_answers else second).release.release()
+    assert (await asyncio.wait_for(task, 100)).views == 1
+    await _settled()
+    assert [server.alive for server in calls.servers.all] == [late_one_answers, True]
+    assert [(server.in_flight, server.retried) for server in calls.servers.all] == [(0, 1), (0, 0)]
+
+
+@pytest.mark.usefixtures("late_at_once")
+@pytest.mark.parametrize("fault", [ModelServerUnreachableError, ModelServerFailedError, ServableNotFoundError])
+async def test_a_late_server_may_answer_after_the_other_one_has_failed(fault):
+    _, first, second, task = await _asking_both()
+    second.fault = fault()
+    second.release.release()
+    await _settled()
+    assert not task.done()
+    first.release.release()
+    assert (await asyncio.wait_for(task, 100)).views == 1
+
+
+@pytest.mark.usefixtures("late_at_once")
+@pytest.mark.parametrize("refuses", [0, 1])
+async def test_a_server_that_hangs_and_one_that_refuses_are_unavailable_at_the_end_of_the_budget(refuses):
+    _, *both, task = await _asking_both()
+    both[refuses].fault, both[1 - refuses].fault = ModelServerUnreachableError(), BudgetSpentError("waiting")
+    both[refuses].release.release()
+    await _settled()
+    assert not task.done()
+    both[1 - refuses].release.release()
+    with pytest.raises(ModelServerUnreachableError):
+        await asyncio.wait_for(task, 100)
+
+
+@pytest.mark.usefixtures("late_at_once")
+async def test_a_sole_server_that_is_slow_is_waited_for_and_not_ejected():
+    calls = Calls("127.0.0.1:1")
+    await calls.servers.resolve()
+    first, second = await calls.start("m"), await calls.start("m")
+    await calls.end(2)
+    assert (await first).views == (await second).views == 1
+    calls.held["ipv4:127.0.0.1:1"].fault = BudgetSpentError("waiting")
+    late = await calls.start("m")
+    await calls.end()
+    with pytest.raises(BudgetSpentError):
+        await late
+    assert calls.servers.all[0].alive
+
+
+@pytest.mark.usefixtures("late_at_once")
+async def test_a_request_that_waits_for_a_slot_of_another_server_is_answered_by_the_late_one():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2")
+    await calls.servers.resolve()
+    tasks = await asyncio.gather(calls.start("m"), calls.start("m"))
+    first, second = calls.held.values()
+    assert (len(first.seconds), len(second.seconds), calls.batching.waiting) == (1, 1, 2)
+    first.release.release()
+    assert (await asyncio.wait_for(tasks[0], 100)).views == 1
+    second.release.release()
+    assert (await asyncio.wait_for(tasks[1], 100)).views == 1
+    await _settled()
+    assert (calls.batching.waiting, [server.in_flight for server in calls.servers.all]) == (0, [0, 0])
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_server_that_refuses_a_call_is_ejected_before_any_poll():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2")
+    await calls.servers.resolve()
+    task = await calls.start("m")
+    (refusing,) = (held for held in calls.held.values() if held.seconds)
+    refusing.fault = ModelServerUnreachableError()
+    await calls.end()
+    assert (await task).views == 1
+    assert sorted(server.alive for server in calls.servers.all) == [False, True]
+    for _ in range(2):
+        await asyncio.gather(await calls.start("m"), calls.end())
+    assert len(refusing.seconds) == 1
+
+
+async def test_while_no_server_answers_their_slots_are_those_of_all():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2", slots=2)
+    await calls.servers.resolve()
+    for server in calls.servers.all:
+        calls.servers.mark(server, alive=False)
+    assert (calls.servers.slots, calls.batching.free_capacity("m")) == (4, 4)
+
+
+async def test_one_that_is_frozen_and_one_that_is_slow_answer_once_the_slow_one_does(monkeypatch):
+    monkeypatch.setattr(batching, "_LATE", 0.01)
+    async with _two(poll_seconds=600) as (frozen, slow, world):
+        for _ in range(3):  # whichever is called first, and when both were late before
+            both_have_it = asyncio.Event()
+
+            async def freeze(_: object, both_have_it: asyncio.Event = both_have_it) -> None:
+                both_have_it.set()
+                await asyncio.Event().wait()
+
+            async def work(_: object, both_have_it: asyncio.Event = both_have_it) -> None:
+                await both_have_it.wait()
+
+            frozen.on_predict, slow.on_predict = freeze, work
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
 async def test_without_any_address_there_is_nobody_to_wait_for():
@@ -537,8 +650,19 @@ async def test_a_sole_server_that_is_late_three_times_in_a_row_counts_as_gone():
     alone.over.set()
     for _ in range(3):
         assert catalog.models["resnet50"].reachable
+        assert catalog._servers.all[0].alive
         await catalog.poll()
     assert not catalog.models["resnet50"].reachable
+    assert not catalog._servers.all[0].alive
+
+
+async def test_one_of_two_servers_is_ejected_when_it_is_late_once():
+    first, second = Told(1), Told(1)
+    first.over.set()
+    second.let.set()
+    catalog = await _catalog(first, second)
+    await catalog.poll(patiently=True)
+    assert [server.alive for server in catalog._servers.all] == [False, True]
 
 
 async def test_a_name_that_is_given_twice_is_one_server():

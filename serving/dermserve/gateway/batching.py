@@ -11,8 +11,9 @@ calls: on a processor, ResNet-50 takes as long for a call of two images as for t
 the first request. TensorFlow Serving's own batching can't do this: it merges calls in flight, of which the gateway
 makes few.
 
-*Retries*: a call that a model server refuses, or does not answer while another one could, is sent to another. This is
-safe, because Predict changes nothing on the server.
+*Retries*: a call that a model server refuses is sent to another one. A server that is late may hang, or only be slow:
+its call goes on, another server gets the same one, and the first answer counts. If the other one gives it, the late
+server is ejected. This is safe, because Predict changes nothing on the server.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ import operator
 import random
 from collections import Counter
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -37,8 +38,9 @@ from dermserve.imaging import make_views
 
 MOST = 10  # most views in a batch of several requests: as many as in one request with FULL, which the warm-up ran
 _AGEING = 4.0  # seconds for which a request may be overtaken, for each second that it is expected to take
-_LEAST_TIMEOUT = 1.0  # least timeout of a call that could be retried on another server
-_SLOW = 5.0  # a server counts as hanging after so many times the expected seconds of a call
+# A server is late after so many seconds without an answer, and so many times the expected seconds of its call.
+_LATE, _LATE_TIMES = 1.0, 5.0
+_RESERVE = 0.1  # seconds of the budget in which to report that no server answers
 # Seconds to wait when a server is full: first, and at most; doubled each time, with jitter
 _BACK_OFF, _MOST_BACK_OFF = 0.02, 0.64
 _NEARLY_DONE = 0.02  # seconds before its end at which a call counts as nearly done: long enough to decode a photo
@@ -49,21 +51,25 @@ _NEARLY_DONE_SHARE = 0.4
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 
 
+@dataclass(eq=False, slots=True)
 class Part:
     """One request's images for a call, and its state while it waits for a slot and then for the answer."""
 
-    __slots__ = ("answer", "budget", "call", "context", "failed", "images", "key", "order", "tta_views", "views")
-    key: _Key
-    order: tuple[float, int]
+    images: NDArray[np.uint8]  # [V, H, W, 3]: the views, or one image of which `tta` makes the named views
+    budget: Budget
+    tta_views: tuple[str, ...] = ()
+    key: _Key = field(init=False)
+    order: tuple[float, int] = field(init=False)
+    context: Context = field(init=False)  # of its trace
+    answer: "asyncio.Future[Scores] | None" = None
+    is_queued: bool = False
+    calls: "list[_Call]" = field(default_factory=list)  # in flight; several if a server is late
+    failed: dict[ModelServer, Exception] = field(default_factory=dict)  # servers that failed or are late
 
-    def __init__(self, images: NDArray[np.uint8], budget: Budget, tta_views: tuple[str, ...] = ()) -> None:
-        """Make it of images, uint8 [V, H, W, 3]: the views, or one image of which `tta` makes the named views."""
-        self.images, self.budget, self.tta_views = images, budget, tta_views
-        self.views = len(tta_views) or len(images)
-        self.context: Context | None = None  # of its trace, if its request has to wait
-        self.answer: asyncio.Future[Scores] | None = None
-        self.call: _Call | None = None
-        self.failed: dict[ModelServer, Exception] = {}
+    @property
+    def views(self) -> int:
+        """How many views it is of."""
+        return len(self.tta_views) or len(self.images)
 
     @property
     def waits(self) -> bool:
@@ -87,6 +93,7 @@ class _Call:
     server: ModelServer
     key: _Key
     parts: list[Part]
+    can_retry: bool  # whether another server could be tried for it
     nearly_done: float = math.inf  # when it will be near its end, by the clock
     task: "asyncio.Task[None] | None" = None  # None if its only request makes it
 
@@ -128,8 +135,9 @@ class Batching:
         """Count the requests for a model that could be sent now or shortly; negative if some wait."""
         now, others, nearly_done = self._clock() if self._calls else 0.0, 0, 0
         for call in self._calls:
-            others += call.key[0].model != model
-            nearly_done += call.nearly_done <= now and call.server.alive
+            if call.server.alive:
+                others += call.key[0].model != model
+                nearly_done += call.nearly_done <= now
         together = next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
         return (self._servers.slots - others) * together - self._requests[model] + nearly_done
 
@@ -146,14 +154,10 @@ class Batching:
             while True:
                 try:
                     self._enter(target, part)
-                    if part.call and part.call.task is None:
-                        await self._run(part.call)
+                    if part.calls and part.calls[0].task is None:
+                        await self._run(part.calls[0])
                     assert part.answer  # as no local variable: its error refers to this frame
                     return await part.answer
-                except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
-                    if part.call is None:
-                        raise  # no server is left
-                    part.failed[part.call.server] = error.with_traceback(None)
                 except errors.ModelServerBusyError:
                     delay = back_off * random.uniform(0.5, 1.5)  # noqa: S311
                     if delay >= part.budget.left():
@@ -169,26 +173,32 @@ class Batching:
 
     def _enter(self, target: Target, part: Part) -> None:
         turn = self._clock() + _AGEING * self.costs.expect(target.model, part.views)
-        part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
-        part.answer = asyncio.get_running_loop().create_future()
-        bisect.insort(self._queue, part, key=operator.attrgetter("order"))
+        part.order, part.key = (turn, next(self._numbers)), (target, part.images.shape[1:])
+        part.answer, part.context = asyncio.get_running_loop().create_future(), copy_context()
+        self._wait(part)
         self._dispatch(entering=part)
-        if part.call is None:
-            part.context = copy_context()
+
+    def _wait(self, part: Part) -> None:
+        part.is_queued = True
+        bisect.insort(self._queue, part, key=operator.attrgetter("order"))
+
+    def _unqueue(self, part: Part) -> None:
+        part.is_queued = False
+        self._queue.remove(part)
 
     def _leave(self, part: Part) -> None:
-        """Take a request out of the queue, or cancel its call if no other request waits for it."""
-        if part.call is None:
-            if part in self._queue:
-                self._queue.remove(part)
-        elif part.call.task and not any(each.waits for each in part.call.parts):
-            part.call.task.cancel()
+        """Take a request out of the queue, and cancel its calls for which no other request waits."""
+        if part.is_queued:
+            self._unqueue(part)
+        for call in part.calls:
+            if call.task and not any(each.waits for each in call.parts):
+                call.task.cancel()
 
     def _dispatch(self, *, entering: Part | None = None) -> None:
         """Send waiting requests to free slots, in their order. One that enters and goes alone makes its call itself."""
         held = set[_Key]()  # targets whose requests wait for a fuller batch
         for first in self._queue.copy():
-            if first.call or not first.waits or first.key in held:
+            if not first.is_queued or not first.waits or first.key in held:
                 continue
             if server := self._servers.pick(first.key[0].model, first.failed):
                 if batch := self._batch(first, server):
@@ -196,10 +206,11 @@ class Batching:
                 else:
                     held.add(first.key)
             elif not self._servers.untried(first.failed):
-                self._queue.remove(first)
-                # One server without this version does not mean that the unreachable ones lack it, too.
-                kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
-                first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
+                self._unqueue(first)
+                if not first.calls:  # else a server that is late may still answer
+                    # One server without this version does not mean that the unreachable ones lack it, too.
+                    kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
+                    first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
             elif not first.failed:  # no slot is free anywhere
                 return
 
@@ -213,39 +224,66 @@ class Batching:
                 return batch
             batch.append(other)
             views += other.views
-        in_flight = [call.key for call in self._calls].count(first.key)
+        in_flight = [call.key for call in self._calls if call.server.alive].count(first.key)
         waits = in_flight and self._servers.slots <= 2 * in_flight and self._is_short(model, views + 1)
-        return [] if waits else batch
+        return [] if waits and not first.failed else batch
 
     def _is_short(self, model: str, views: int) -> bool:
         return views <= MOST and 0 < self.costs.expect(model, views) <= self._longest
 
     def _send(self, server: ModelServer, batch: list[Part], *, by_itself: bool) -> None:
-        call = _Call(server, batch[0].key, batch)
+        can_retry = any(len(self._servers.untried(part.failed)) > 1 for part in batch)
+        call = _Call(server, batch[0].key, batch, can_retry)
         for part in batch:
-            part.call = call
-            self._queue.remove(part)
+            part.calls.append(call)
+            self._unqueue(part)
         self._calls.add(call)
         server.in_flight += 1
         server.last_used = next(self._numbers)
-        if not by_itself:
+        if call.can_retry or not by_itself:  # the answer may come from another call
             call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
 
     async def _run(self, call: _Call) -> None:
         """Make a call, give each of its requests the answer or error, and send waiting requests."""
         try:
             call.share(await self._ask(call))
+            for other in [other for part in call.parts for other in part.calls if other.server in part.failed]:
+                if other is not call:  # it is late, and this one was not
+                    self._servers.mark(other.server, alive=False)
+        except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
+            if not isinstance(error, ServableNotFoundError):
+                self._servers.mark(call.server, alive=False)
+            self._retry(call, error.with_traceback(None))
         except Exception as error:
             for part in call.parts:
-                part.end(error)
+                # A further call may still bring the answer; but who waits for a full server calls it again.
+                if part.calls == [call] or isinstance(error, errors.ModelServerBusyError):
+                    part.end(error)
         finally:
             self._calls.discard(call)
+            for part in call.parts:
+                part.calls.remove(call)
             call.parts, call.task = [], None  # a cycle would keep the photos until the next full collection
             call.server.in_flight -= 1
             self._dispatch()
 
+    def _retry(self, call: _Call, error: Exception) -> None:
+        """Let the requests of a call that failed or is late wait for another server."""
+        call.server.retried += call.can_retry
+        call.can_retry = False  # it is counted
+        for part in call.parts:
+            if part.waits:
+                part.failed[call.server] = error
+                if not part.is_queued and all(each.server in part.failed for each in part.calls):
+                    self._wait(part)
+
+    def _retry_late(self, call: _Call) -> None:
+        """Send the requests of a call that is late to another server, too."""
+        self._retry(call, errors.ModelServerUnreachableError())
+        self._dispatch()
+
     async def _ask(self, call: _Call) -> Scores:
-        server, model = call.server, call.key[0].model
+        server, model, first = call.server, call.key[0].model, call.parts[0]
         left = max([part.budget.left() for part in call.parts])
         views = sum([part.views for part in call.parts])
         if left <= 0 or not (fitting := self.costs.fit(model, views, left=left)):
@@ -254,21 +292,23 @@ class Batching:
             views = fitting
         images, tta = call.gather(views)
         start, expected = self._clock(), self.costs.expect(model, views)
-        others = self._servers.has_other(server, call.parts[0].failed)
-        timeout = min(left, max(_LEAST_TIMEOUT, expected * _SLOW)) if others else left
         call.nearly_done = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)
+        late, timeout, alarm = max(_LATE, expected * _LATE_TIMES), left, None
+        if call.can_retry and late < left - _RESERVE:
+            alarm = asyncio.get_running_loop().call_later(late, self._retry_late, call)
+        if alarm or first.failed:
+            timeout = max(left - _RESERVE, left / 2)
         try:
             scores = await server.wire.predict(call.key[0], images, tta=tta, seconds=timeout)
-        except ServableNotFoundError:
-            server.retried += others
-            raise
-        except (errors.BudgetSpentError, errors.ModelServerUnreachableError) as error:
-            if isinstance(error, errors.BudgetSpentError) and timeout >= left:
+        except errors.BudgetSpentError as error:
+            if timeout == left or not expected:  # else it says more of the server than of the model
                 self.costs.note(model, views, self._clock() - start, late=True)
+            if timeout == left:
                 raise
-            server.retried += others
-            self._servers.mark(server, alive=False)  # it is gone, or hangs while the request has time left
             raise errors.ModelServerUnreachableError from error
+        finally:
+            if alarm:
+                alarm.cancel()
         self.costs.note(model, views, self._clock() - start)
         server.calls += 1
         server.views += views

@@ -157,8 +157,8 @@ class ModelServers:
 
     @property
     def slots(self) -> int:
-        """How many calls may be in flight to all model servers that answer."""
-        return self._slots * [server.alive for server in self._servers.values()].count(True)
+        """How many calls may be in flight to all model servers that answer; if none does, to all."""
+        return self._slots * ([server.alive for server in self._servers.values()].count(True) or len(self._servers))
 
     async def resolve_if_due(self) -> None:
         """Resolve the names again after some seconds, or sooner if a server failed."""
@@ -245,11 +245,16 @@ class ModelServers:
         return [server.look for server in self.all if server.look]
 
     def note_look(self, server: ModelServer, fault: Exception | None) -> None:
-        """Note whether a server answered a poll. What it has is forgotten when it is late again and again."""
+        """Note whether a server answered a poll. What it has is forgotten when it is late again and again.
+
+        One that is late is not ejected before that if no other one answers.
+        """
         server.fault, server.failures = fault, server.failures + 1 if fault else 0
-        if server.failures > _TOLERATED_FAILURES:
+        if is_gone := server.failures > _TOLERATED_FAILURES:
             server.models = {}
-        self.mark(server, alive=fault is None)
+        others = [other for other in self.all if other.alive and other is not server]
+        if others or is_gone or not isinstance(fault, errors.BudgetSpentError):
+            self.mark(server, alive=fault is None)
 
     def mark(self, server: ModelServer, *, alive: bool) -> None:
         """Eject a server that did not answer, or use one again that does."""
@@ -274,11 +279,6 @@ class ModelServers:
         if len(free) < 2:
             return free[0] if free else None
         return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used))
-
-    def has_other(self, server: ModelServer, failed: Collection[ModelServer]) -> bool:
-        """Whether to wait less for a server: another one answers, or this one did not answer before."""
-        others = [other for other in self.untried(failed) if other is not server]
-        return bool(others) and (not server.alive or any(other.alive for other in others))
 
 
 def _target(address: str, name: str) -> tuple[str, str]:
