@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
+from dermserve.gateway import certificates
 from dermserve.gateway.config import Config
 from dermserve.gateway.server import lifespan
 from dermserve.v1 import classifier_pb2_grpc
@@ -116,6 +117,25 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_br
             shutil.copy(renewed.with_suffix(each), server.with_suffix(each))
         assert (await _call(address, trusting=renewed)).classes
         assert await _call(address, trusting=old) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_key_and_a_certificate_that_are_replaced_while_they_are_read_are_not_mixed(tmp_path, monkeypatch):
+    server, renewed = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "renewed")
+    config = Config(tls_certificate=server, tls_key=server.with_suffix(".key"))
+    files = certificates.TlsFiles(config, "tls")
+    before, check_key = files.loaded, certificates.check_key
+    shutil.copy(renewed.with_suffix(".key"), server.with_suffix(".key"))
+
+    def replaced(key: pathlib.Path, *, of: pathlib.Path) -> None:
+        shutil.copy(renewed, server)
+        check_key(key, of=of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "check_key", replaced)
+        assert not files.renew()
+    assert files.loaded == before
+    assert files.renew()
+    assert files.loaded == [None, renewed.with_suffix(".key").read_bytes(), renewed.read_bytes()]
 
 
 async def test_probes_have_a_plain_port_that_answers_nothing_but_health(tfs, tmp_path, unused_port):

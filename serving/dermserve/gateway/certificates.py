@@ -57,15 +57,20 @@ class TlsFiles:
             require_client_authentication=self.loaded[0] is not None,
         )
 
+    def _pems(self) -> dict[str, bytes | None]:
+        return {name: file.read_bytes() if file else None for name, file in self._files.items()}
+
     def _read(self) -> bool:
         """Read the files; return whether they changed."""
-        found = {name: file.read_bytes() if file else None for name, file in self._files.items()}
+        found = self._pems()
         if [*found.values()] == self.loaded:
             return False
         _, key, certificate = self._files
         try:
             if (own := self._files[certificate]) and (private := self._files[key]):
                 check_key(private, of=own)
+                if self._pems() != found:  # others were checked than were read
+                    raise OSError("they are being replaced")
             expiry = {use: _expiry(pem) for use, pem in found.items() if pem is not None and use != key}
         except (OSError, ValueError) as error:
             shown = ", ".join(str(file) for file in self._files.values() if file)
