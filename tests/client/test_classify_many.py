@@ -108,6 +108,18 @@ def test_no_more_photos_are_taken_than_may_be_in_flight(gateway, target, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_four_photos_are_in_flight_where_nobody_says_how_many(gateway, target, kind):
+    four = threading.Barrier(4, timeout=30)
+
+    def held(request, context):
+        four.wait()  # it answers nobody before there are four
+        return gateway.at_once(request, context)
+
+    gateway.classify = held
+    assert [answer.error for answer in several(kind, target, [b"1"] * 8)] == [None] * 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_producer_may_wait_for_the_answer_to_each_photo(target, kind):
     answered = threading.Semaphore(0)
 

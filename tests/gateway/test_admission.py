@@ -418,6 +418,29 @@ async def test_a_full_queue_of_one_model_is_no_queue_of_another(running, tfs):
         assert (await other).classes
 
 
+async def test_an_overload_refuses_new_photos_of_streams_and_keeps_those_that_wait(running, tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
+
+    async with running(tfs_in_flight=1, batch_seconds=0, stream_queue=2, stream_at_once=8) as world:
+        tfs.on_predict = hold
+        stream = world.stub.ClassifyStream(timeout=100)
+        for number in range(8):
+            await stream.write(classifier_pb2.ClassifyStreamRequest(id=str(number), request=ask()))
+            await asyncio.wait_for(arrived.wait(), 100)
+        refused = [await stream.read() for _ in range(2)]  # four are in progress, and two wait
+        assert [(answer.id, reason_of(answer.error)) for answer in refused] == [
+            ("6", "OVERLOADED"),
+            ("7", "OVERLOADED"),
+        ]
+        release.set()
+        answered = [await stream.read() for _ in range(6)]
+        assert {answer.id for answer in answered if answer.response.classes} == set("012345")
+
+
 async def test_a_cancelled_request_frees_its_place(running, tfs):
     arrived = asyncio.Event()
 
