@@ -1,5 +1,7 @@
 """Every error of the tree reaches a caller as its status, its reason and, where it helps, a time to try again."""
 
+import asyncio
+
 import grpc
 import grpc.aio
 import pytest
@@ -7,7 +9,6 @@ from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
 from dermserve.gateway import errors
-from dermserve.gateway.budget import Budget
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.rpc import Rpcs
@@ -18,7 +19,7 @@ from tests.gateway.gateways import PHOTO, ask, reason_of, status_of
 
 async def _over_the_wire(raised: Exception) -> grpc.aio.AioRpcError:
     """Raise it in a handler of a real server, as our service does, and return what a real client gets."""
-    rpcs = Rpcs(Config(), metrics=Metrics(()), tracing=Tracing())
+    rpcs = Rpcs(Config(), metrics=Metrics(()), tracing=Tracing(), finished=asyncio.Event())
 
     async def handler(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         async with rpcs.open("Test", context):
@@ -90,15 +91,6 @@ def test_every_photo_error_has_a_status_and_only_size_is_exhaustion():
 def test_what_a_caller_sent_is_repeated_only_shortened():
     assert len(errors.shown("x" * 10_000_000)) < 100
     assert len(errors.listed(f"model-{index}" for index in range(1000))) < 300
-
-
-def test_a_budget_that_is_over_refuses_further_stages():
-    now = 10.0
-    budget = Budget(12.0, lambda: now)
-    assert budget.require("decoding") == 2.0
-    now = 12.0
-    with pytest.raises(errors.BudgetSpentError, match="predicting"):
-        budget.require("predicting")
 
 
 @pytest.mark.parametrize(

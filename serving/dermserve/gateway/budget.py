@@ -6,8 +6,6 @@ gRPC's asyncio does not propagate deadlines, so each stage checks its budget her
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from dermserve.gateway.errors import BudgetSpentError
-
 Clock: TypeAlias = Callable[[], float]  # monotonic seconds
 
 _WEIGHT = 0.2  # weight of the newest answer in the running mean
@@ -25,17 +23,6 @@ class Budget(NamedTuple):
     def left(self) -> float:
         """Return the seconds left; negative after the deadline."""
         return self.ends - self.clock()
-
-    def require(self, stage: str) -> float:
-        """Return the seconds left for a stage, more than zero.
-
-        Raises:
-            BudgetSpentError: there are none.
-        """
-        left = self.left()
-        if left <= 0:
-            raise BudgetSpentError(stage)
-        return left
 
     def within(self, seconds: float) -> "Budget":
         """Return a budget of some seconds from now, but no longer than this one."""

@@ -109,7 +109,6 @@ class _Request:
         self._target = check_target(photo.target)
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
-        rpc.budget.require("on arrival")
         self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         rpc.enter("admit")
         self._asked = 0
@@ -188,7 +187,7 @@ class _Request:
         Returns:
             All scores.
         """
-        left = self._rpc.budget.require("before further views")
+        left = self._rpc.budget.left()
         budget = self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
@@ -207,7 +206,7 @@ class _Request:
         measures, rpc = prepared.measures, self._rpc
         rpc.enter("reduce", error)
         answer = write_answer(scores, measures, card=card, include_rejected_classes=self._photo.include_rejected)
-        rpc.leave()
+        rpc.enter("")
         answer.request_id, answer.model, answer.views_asked = rpc.request_id, self._target.model, self._asked
         for stage in ("decode", "plan", "predict", "reduce"):
             setattr(answer.timings, f"{stage}_ms", rpc.spent.get(stage, 0.0) * 1e3)

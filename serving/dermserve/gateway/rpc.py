@@ -4,6 +4,7 @@ Each is logged once. Refusals for overload are logged at most once a second.
 """
 
 import asyncio
+import contextlib
 import math
 import random
 import re
@@ -62,18 +63,20 @@ def read_trace_id(value: object) -> str | None:
 class Rpcs:
     """All RPCs in flight."""
 
-    def __init__(self, config: Config, *, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(self, config: Config, *, metrics: Metrics, tracing: Tracing, finished: asyncio.Event) -> None:
+        """Make it without RPCs; `finished` ends the wait of `finish`, and is set when none is in flight then."""
         self.default_seconds, self._max_seconds = config.default_deadline_seconds, config.max_deadline_seconds
         self.metrics, self.tracing = metrics, tracing
         self.stopping = asyncio.Event()  # set when new RPCs are refused
         self._next_log = -math.inf
-        self._in_flight, self._idle = 0, asyncio.Event()
+        self._in_flight, self._finished = 0, finished
 
-    async def finish(self) -> None:
-        """Refuse new RPCs from now on; return when all in flight are answered."""
+    async def finish(self, grace: float) -> None:
+        """Refuse new RPCs from now on; return when all in flight are answered, after `grace` seconds at the latest."""
         self.stopping.set()
         if self._in_flight:
-            await self._idle.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._finished.wait(), grace)
 
     def may_log_overload(self) -> bool:
         """Tell whether to log a refusal for overload, as each line adds load."""
@@ -99,7 +102,7 @@ class Rpcs:
     def _uncount(self, _: object) -> None:
         self._in_flight -= 1
         if not self._in_flight and self.stopping.is_set():
-            self._idle.set()
+            self._finished.set()
 
 
 @dataclass(eq=False, slots=True)
@@ -120,7 +123,7 @@ class Rpc:
     answer: classifier_pb2.ClassifyResponse | None = None
     _stage: str = ""  # the current one
     _since: float = 0.0  # when that began
-    _end_stage: Callable[[], None] | None = None
+    _end_stage: Callable[[], None] = field(init=False)
     _end_span: Callable[[], None] | None = None
 
     def photo(self, number: int, *, model: str) -> "Rpc":
@@ -129,18 +132,16 @@ class Rpc:
         return Rpc(self._rpcs, self.method, model, request_id, self.caller, self.trace_id, budget)
 
     def enter(self, stage: str, error: BaseException | None = None) -> None:
-        """Enter a stage, in a span of its own; an error is what ended the stage before."""
-        self.leave(error)
-        self._stage, self._since, self._end_stage = stage, time.monotonic(), self._rpcs.tracing.begin(stage)
-
-    def leave(self, error: BaseException | None = None) -> None:
-        """Leave the current stage, if there is one."""
-        if self._end_stage:
-            self.spent[self._stage] = self.spent.get(self._stage, 0.0) + time.monotonic() - self._since
+        """Enter a stage, in a span of its own, or none if it is ""; an error is what ended the stage before."""
+        now = time.monotonic()
+        if self._stage:
+            self.spent[self._stage] = self.spent.get(self._stage, 0.0) + now - self._since
             if error is not None:
                 self._rpcs.tracing.fail(getattr(error, "reason", type(error).__name__))
             self._end_stage()
-            self._end_stage = None
+        self._stage, self._since = stage, now
+        if stage:
+            self._end_stage = self._rpcs.tracing.begin(stage)
 
     async def __aenter__(self) -> "Rpc":
         """Begin.
@@ -174,10 +175,10 @@ class Rpc:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
         code, event, refusal, told = "OK", "request_answered", None, dict[str, Any]()
         facts = _facts(self.answer) if self.answer else {}
-        seconds = time.monotonic() - self.started
-        self.leave(error)
+        seconds, stage = time.monotonic() - self.started, self._stage
+        self.enter("", error)
         if isinstance(error, Exception):
-            refusal, event, told = _refuse(error, stage=self._stage)
+            refusal, event, told = _refuse(error, stage=stage)
             code = refusal.status.name
         elif error is not None:  # the caller cancelled, or the gateway stops at once
             code, event, told = "CANCELLED", "request_cancelled", {"total_ms": round(seconds * 1e3, 1)}

@@ -57,7 +57,8 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
     """Run the gateway while the block lasts.
 
     On the way out: health says NOT_SERVING, no RPC is accepted, those in flight have the grace to finish, then
-    the polling stops, the channels close and the threads end. Once `stop_now` is set, nothing is waited for.
+    the polling stops, the channels close and the threads end. Once `stop_now` is set, nothing is waited for; it is set,
+    too, when nothing is left to wait for.
 
     Raises:
         OSError: an address is taken or wrong; a certificate can't be read, is not valid, or does not match its key.
@@ -100,14 +101,14 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
             metrics_address, stop_metrics = serve_metrics(metrics.registry, config.metrics_listen)
             stack.push_async_callback(asyncio.to_thread, stop_metrics)
             _log.info("metrics_listening", address=metrics_address)
-        rpcs = Rpcs(config, metrics=metrics, tracing=tracing)
+        rpcs = Rpcs(config, metrics=metrics, tracing=tracing, finished=stop_now or asyncio.Event())
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
             add_reflection((SERVICE, _HEALTH), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
-        stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now or asyncio.Event())
+        stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds)
         _log.info("listening", address=address, tfs=config.tfs, models=config.models)
         yield Gateway(address, metrics_address)
 
@@ -140,19 +141,14 @@ async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
     await servicer.set(LIVENESS, _SERVING)
 
 
-async def _drain(
-    server: grpc.aio.Server, rpcs: Rpcs, servicer: health.aio.HealthServicer, grace: float, stop_now: asyncio.Event
-) -> None:
+async def _drain(server: grpc.aio.Server, rpcs: Rpcs, servicer: health.aio.HealthServicer, grace: float) -> None:
     """Stop as soon as nothing is in flight, the grace is over, or a second signal came.
 
     gRPC's own graceful stop is not used: it waits for health watchers, which never end, and calls that arrive too
     late end as CANCELLED, which clients do not retry, instead of UNAVAILABLE.
     """
     await servicer.enter_graceful_shutdown()
-    waiting = Background()
-    either = {waiting.start(rpcs.finish()), waiting.start(stop_now.wait())}
-    await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    await waiting.close()
+    await rpcs.finish(grace)
     await server.stop(None)
     _log.info("stopped")
 
