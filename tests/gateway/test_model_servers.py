@@ -699,19 +699,22 @@ async def test_a_name_that_can_be_none_costs_the_others_nothing():
     assert [server.address for server in servers.all] == ["127.0.0.1:2"]
 
 
-async def test_names_are_resolved_again_when_that_is_due_or_a_server_failed(monkeypatch):
-    lookups = []
+class Closed:
+    """A connection that is closed when its address is gone."""
 
-    async def lookup(host: str, _: int) -> list[str]:
-        lookups.append(host)
-        return ["10.0.0.1"]
+    async def close(self, grace: float | None) -> None:
+        pass
 
-    monkeypatch.setattr(model_servers, "look_up", lookup)
-    servers = ModelServers(["pods:1"], connect=lambda *_: None, slots=1, every=60)
-    for _ in range(3):
-        await servers.resolve_if_due()
-    assert len(lookups) == 1
+
+async def test_names_are_resolved_again_when_a_server_failed(one_name):
+    one_name.append("10.0.0.1")
+    servers = ModelServers(["pods:1"], connect=lambda *_: None, slots=1)
+    await servers.resolve()
+    one_name[:] = ["10.0.0.2"]
+    servers.mark(servers.all[0], alive=True)  # it did not fail
+    await _settled()
+    assert [server.address for server in servers.all] == ["10.0.0.1:1"]
+    servers.all[0].wire = Closed()
     servers.mark(servers.all[0], alive=False)
-    for _ in range(3):
-        await servers.resolve_if_due()
-    assert len(lookups) == 2
+    await _settled()
+    assert [server.address for server in servers.all] == ["10.0.0.2:1"]

@@ -7,9 +7,7 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` sen
 
 import asyncio
 import functools
-import math
 import socket
-import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,26 +127,22 @@ async def look_up(host: str, port: int) -> Sequence[str]:
 class ModelServers:
     """All model servers behind one interface, for Predict and for the catalog."""
 
-    def __init__(
-        self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int, every: float = 5.0
-    ) -> None:
+    def __init__(self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int) -> None:
         """Make it without model servers; `resolve` finds them.
 
         Args:
             names: HOST:PORT of each, where a host may have many addresses, or `unix:PATH`.
             connect: opens the channel to a gRPC target; the second argument is the host to expect in its certificate.
             slots: Predict calls at each address at once.
-            every: seconds between resolutions of the names.
         """
         self.on_change: Callable[[], None] = lambda: None  # called when model servers come, go, fail or answer again
         self._names = tuple(dict.fromkeys(names))  # a name that is given twice counts once
         self._connect = connect
-        self._slots, self._every = slots, every
+        self._slots = slots
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
         self._lookups: dict[str, asyncio.Task[Sequence[str]]] = {}
         self._background = Background()
-        self._due = -math.inf  # when to resolve the names again, by time.monotonic
 
     @property
     def all(self) -> list[ModelServer]:
@@ -159,12 +153,6 @@ class ModelServers:
     def slots(self) -> int:
         """How many calls may be in flight to all model servers that answer; if none does, to all."""
         return self._slots * ([server.alive for server in self._servers.values()].count(True) or len(self._servers))
-
-    async def resolve_if_due(self) -> None:
-        """Resolve the names again after some seconds, or sooner if a server failed."""
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._every
-            await self.resolve()
 
     async def resolve(self) -> None:
         """Resolve every name: connect to new addresses, and remove those that are gone."""
@@ -195,7 +183,8 @@ class ModelServers:
         try:
             if not lookup.done():
                 raise TimeoutError("the resolver does not answer")
-            found = self._lookups.pop(name).result()
+            self._lookups.pop(name, None)
+            found = lookup.result()
         except (OSError, UnicodeError) as error:  # UnicodeError: an impossible name
             if name not in self._unresolved:
                 _log.warning("model_server_name_not_resolved", name=name, fault=str(error))
@@ -264,7 +253,7 @@ class ModelServers:
         server.ejections += not alive
         _log.warning("model_server_back" if alive else "model_server_ejected", address=server.address)
         if not alive:
-            self._due = 0.0
+            self._background.start(self.resolve())
         self.on_change()
 
     def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:

@@ -29,7 +29,6 @@ _log = structlog.get_logger(__name__)
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-_TICK = 1.0  # seconds; longest time until names are resolved again after a failure
 _PEERS_SECONDS = 60.0  # seconds between looks at the certificates that model servers show
 _MESSAGE_ROOM = 12_000_000  # bytes beyond the photo limit, so that a photo that is too large gets our error, not gRPC's
 _OPTIONS = (
@@ -91,7 +90,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         stack.push_async_callback(background.close)
         background.repeat(poll, catalog.pause)
         background.repeat(classifier.canary.read, lambda: config.poll_seconds)
-        background.repeat(servers.resolve_if_due, lambda: min(_TICK, config.resolve_seconds))
+        background.repeat(servers.resolve, lambda: config.resolve_seconds)
         if towards_servers:
             background.repeat(lambda: servers.renew_channels(towards_servers), lambda: config.resolve_seconds)
             background.repeat(servers.look_at_certificates, lambda: _PEERS_SECONDS)
@@ -120,8 +119,7 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
         name = config.tfs_tls_name or host
         return TfServing(target, host=name, tls=tls, interceptors=tracing.client_interceptors)
 
-    slots, every = config.tfs_in_flight, config.resolve_seconds
-    servers = ModelServers(config.tfs, connect=open_one, slots=slots, every=every)
+    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
     return servers
 
