@@ -165,12 +165,11 @@ class Catalog:
             server.models = {name: await self._read_model(server, name) for name in self.models}
         except errors.ModelServerBusyError:
             pass  # a full server is not gone: its last answer counts
-        except errors.GatewayError as error:
-            fault = error
         except Exception as error:
-            self.failed_polls += 1
-            _log.exception("catalog_poll_failed", address=server.address)
             fault = error
+            if not isinstance(error, errors.GatewayError):
+                self.failed_polls += 1
+                _log.exception("catalog_poll_failed", address=server.address)
         self._servers.note_look(server, fault)
 
     async def _read_model(self, server: ModelServer, name: str) -> KnownModel:
@@ -182,7 +181,7 @@ class Catalog:
         versions = [await self._see(server, name, number, state) for number, state in states]
         if not any(version.available for version in versions):
             return KnownModel(name, tuple(versions), reachable=True)
-        labels = dict(self.models[name].labels)
+        labels = dict(self.models[name].labels)  # of every server: they are set on one after the other
         for label in (STABLE, CANARY):
             try:
                 labels[label] = await server.wire.labelled(name, label=label, seconds=self._timeout)
