@@ -76,14 +76,10 @@ class Part:
         """Whether its request still waits for an answer."""
         return self.answer is not None and not self.answer.done()
 
-    def end(self, found: Scores | Exception) -> None:
-        """Answer its request if that still waits."""
-        if self.answer is None or self.answer.done():
-            return
-        if isinstance(found, Scores):
-            self.answer.set_result(found)
-        else:
-            self.answer.set_exception(found)
+    def fail(self, error: Exception) -> None:
+        """Give its request an error if that still waits."""
+        if self.answer and not self.answer.done():
+            self.answer.set_exception(error)
 
 
 @dataclass(eq=False, slots=True)
@@ -109,7 +105,8 @@ class _Call:
         start = 0
         for part in self.parts:
             own = slice(start, start := start + part.views)
-            part.end(scores._replace(probabilities=scores.probabilities[own], ood_scores=scores.ood_scores[own]))
+            if part.answer and not part.answer.done():
+                part.answer.set_result(Scores(scores.version, scores.probabilities[own], scores.ood_scores[own]))
 
 
 class Batching:
@@ -210,7 +207,7 @@ class Batching:
                 if not first.calls:  # else a server that is late may still answer
                     # One server without this version does not mean that the unreachable ones lack it, too.
                     kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
-                    first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
+                    first.fail(next(iter(kinds), errors.ModelServerUnreachableError()))
             elif not first.failed:  # no slot is free anywhere
                 return
 
@@ -258,7 +255,7 @@ class Batching:
             for part in call.parts:
                 # A further call may still bring the answer; but who waits for a full server calls it again.
                 if part.calls == [call] or isinstance(error, errors.ModelServerBusyError):
-                    part.end(error)
+                    part.fail(error)
         finally:
             self._calls.discard(call)
             for part in call.parts:

@@ -164,10 +164,6 @@ def _psi(then: Sequence[float], bins: Sequence[int]) -> float:
     return sum((now - before) * math.log(now / before) for before, now in floored)
 
 
-_Rows = Mapping[Any, float]
-"""Values by the tuple of their labels' values."""
-
-
 @dataclass(eq=False, frozen=True, slots=True)
 class Snapshot(Collector):
     """Gauges that another thread reads at each scrape: numbers, and values that are replaced as a whole."""
@@ -222,7 +218,8 @@ class Snapshot(Collector):
         yield _gauge("drift_psi", "model version of", "Population stability index of the window.", psi)
 
 
-def _family(kind: Any, name: str, labels: str, text: str, rows: _Rows) -> Any:
+def _family(kind: Any, name: str, labels: str, text: str, rows: Mapping[Any, float]) -> Any:
+    """Make a metric of values by the tuple of their labels' values."""
     family = kind(f"{NAMESPACE}_{name}", text, labels=labels.split())
     for values, number in rows.items():
         family.add_metric([str(value) for value in values], float(number))

@@ -27,7 +27,6 @@ from dermserve.gateway.tracing import Tracing, open_tracing
 LIVENESS = "liveness"  # health name that is SERVING while the gateway runs, for liveness probes
 _log = structlog.get_logger(__name__)
 
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 _PEERS_SECONDS = 60.0  # seconds between looks at the certificates that model servers show
 _MESSAGE_ROOM = 12_000_000  # bytes beyond the photo limit, so that a photo that is too large gets our error, not gRPC's
@@ -104,7 +103,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
-            add_reflection((SERVICE, _HEALTH), server)
+            add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds)
