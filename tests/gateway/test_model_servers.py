@@ -302,12 +302,12 @@ class Held:
 class Calls:
     """Calls to model servers at addresses that a test chooses, by a clock that it sets."""
 
-    def __init__(self, *names: str, slots: int = 1) -> None:
+    def __init__(self, *names: str, slots: int = 1, longest: float = 0) -> None:
         self.now = 0.0
         self.order: list[str] = []
         self.held: dict[str, Held] = {}
         self.servers = ModelServers(names, connect=self._connect, slots=slots)
-        self.batching = Batching(self.servers, longest=0, clock=lambda: self.now)
+        self.batching = Batching(self.servers, longest=longest, clock=lambda: self.now)
 
     def _connect(self, target: str, _: str) -> Held:
         self.held[target] = Held(self.order)
@@ -462,6 +462,27 @@ async def test_a_request_that_waits_for_a_slot_of_another_server_is_answered_by_
     assert (await asyncio.wait_for(tasks[1], 100)).views == 1
     await _settled()
     assert (calls.batching.waiting, [server.in_flight for server in calls.servers.all]) == (0, [0, 0])
+
+
+@pytest.mark.usefixtures("late_at_once")
+async def test_a_request_whose_server_is_late_waits_for_no_fuller_batch():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2", longest=1000)
+    await calls.servers.resolve()
+    calls.batching.costs.note("m", 1, 1.0)
+    await calls.start("m")
+    assert [len(held.seconds) for held in calls.held.values()] == [1, 1]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_calls_of_a_server_that_was_ejected_hold_up_nobody():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2", longest=1000)
+    await calls.servers.resolve()
+    calls.batching.costs.note("m", 1, 1.0)
+    await calls.start("m")
+    calls.servers.mark(calls.servers.all[0], alive=False)
+    assert calls.batching.free_capacity("other") == 1
+    await calls.start("m")
+    assert [len(held.seconds) for held in calls.held.values()] == [1, 1]
 
 
 @pytest.mark.usefixtures("patient")
