@@ -1,6 +1,4 @@
-"""Measure what the edge adds to a call, in one run.
-
-    make bench                              # after the gateway's benchmark
+"""Measure what the edge adds to a call, in one run (`make bench`).
 
 Rounds alternate between gRPC to the gateway, and through Envoy gRPC, a photo as an HTTP body and JSON with base64, over
 connections that stay open. `ratio` is the median over that of gRPC to the gateway.

@@ -45,8 +45,5 @@ def markdown(found: Mapping[str, Any]) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Write a Markdown table; floats get one digit."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
-
-
-def _text(cell: object) -> str:
-    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+    texts = [[f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in texts)

@@ -1,7 +1,4 @@
-"""Write the same network in every form that is measured: `python -m benchmarks.networks FOLDER MODEL...`.
-
-The weights are shipped ones, or else random (seed 0): the time of an answer does not depend on them.
-"""
+"""Write the same network in every form that is measured: `python -m benchmarks.networks FOLDER MODEL...`."""
 
 import os
 import pathlib
@@ -53,7 +50,6 @@ def _write(folder: pathlib.Path, model: str) -> None:
 
 
 def _save(network: Any, folder: pathlib.Path, temperature: float) -> None:
-    """Save a network with its variables and the outputs that dermserve serves."""
     import tensorflow as tf
 
     side = network.inputs[0].shape[1]

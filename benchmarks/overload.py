@@ -1,21 +1,17 @@
 """Send ten times more requests than can be answered; measure answers, refusals, health and memory.
 
     python -m benchmarks.overload --model resnet50 --seconds 30
-    python -m benchmarks.overload --times 3
 
-The local stack runs both servers as processes. First, as many callers as the gateway has calls in flight call again at
-once: their answers a second are the capacity, and their latencies those without overload. Then a process of its own
-sends requests at `--times` that rate, each with a deadline (an open loop). Both parts begin with two seconds that are
-not counted. Latencies are those of `_WATCHED` further requests a second from this process, because those of the load
-would include delays of its own event loop, which are shown as `load_late`.
-Callers, gateway and model server share the cores. So the time to a refusal is also shown from the gateway's own metric,
-and the goodput is compared with the capacity less the share of the processor that the callers took.
-
-Goals: goodput at least 90 % of that capacity; the p99 of accepted requests at most twice the uncongested one;
-refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all met, 1 not (the last lines say what).
+First, as many callers as the gateway has calls in flight call again at once: their answers a second are the capacity,
+and their latencies those without overload. Then a process of its own sends requests at `--times` that rate, each with a
+deadline (an open loop). The first two seconds of both don't count. Latencies are those of `_WATCHED` further requests a
+second from this process, as those of the load would include delays of its own event loop (`load_late`). Callers and
+servers share the cores: so the time to a refusal is also the gateway's own metric, and the goodput is compared with the
+capacity less the callers' share. `faults` has the goals; exit codes: 0 all met, 1 not.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -89,8 +85,6 @@ async def _send(channel: grpc.aio.Channel, model: str, rate: float, seconds: flo
 
 
 def _load(address: str, model: str, rate: float, seconds: float) -> Seen:
-    """Make the load, in a process of its own."""
-
     async def run() -> Seen:
         async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
             return await _send(channel, model, rate, seconds)
@@ -98,18 +92,9 @@ def _load(address: str, model: str, rate: float, seconds: float) -> Seen:
     return uvloop.run(run())
 
 
-async def _is_serving(channel: grpc.aio.Channel) -> bool:
-    try:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
-    except grpc.aio.AioRpcError:
-        return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-
-
 def _refusals(metrics: str) -> NDArray[np.float64]:
     """Read the seconds that refusals took in the gateway, and how many there were."""
-    found = scrape(metrics) or {}
-    kept = {name: value for (name, labels), value in found.items() if _REFUSED in labels}
+    kept = {name: value for (name, labels), value in (scrape(metrics) or {}).items() if _REFUSED in labels}
     return np.array([kept.get(f"{_DURATION}_{kind}", 0.0) for kind in ("sum", "count")])
 
 
@@ -135,10 +120,14 @@ async def _overload(
             before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
             load = loop.run_in_executor(other, _load, address, model, rate, seconds)
             work, held, healthy = asyncio.create_task(_send(channel, model, _WATCHED, seconds)), [], []
+            health = health_pb2_grpc.HealthStub(channel)
             while not work.done():
                 await asyncio.sleep(_PROBE_EVERY)
                 held.append(gateway.memory_info().rss)
-                healthy.append(await _is_serving(channel))
+                status = None
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    status = (await health.Check(health_pb2.HealthCheckRequest(), timeout=2)).status
+                healthy.append(status == health_pb2.HealthCheckResponse.SERVING)
             seen, made = work.result(), await load
             took = time.perf_counter() - started
     spent, refused = await asyncio.to_thread(_refusals, metrics) - before

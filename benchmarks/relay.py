@@ -1,8 +1,6 @@
-"""A gateway without features: decode in a pool of threads, one Predict, the probabilities.
+"""A gateway without features, with which ours is compared: decode in a pool of threads, one Predict, the probabilities.
 
-The gateway is compared with it. It has the same RPC, decoder, event loop and gRPC, and nothing else: no limits,
-admission, batching, verdict, metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay
-MODEL_SERVER`, and it prints its address.
+It has the same RPC, decoder, event loop and gRPC. `python -m benchmarks.relay MODEL_SERVER` prints its address.
 """
 
 import asyncio

@@ -1,13 +1,11 @@
 """Compare ways to serve the same network in one run: speed, memory and the difference of their answers.
 
-    python -m benchmarks.served_graph
-    python -m benchmarks.served_graph --rounds 1 --seconds 0.2 --model mobilenet_v3_small      # to see that it works
+    python -m benchmarks.served_graph --rounds 1 --seconds 0.2 --model mobilenet_v3_small # to see that it works
 
-A new process of the local model server serves each variant, one after the other, in rounds, so that a slow machine
-slows all of them. A cell of the table is the median over the rounds. `first ×` is the time of the first request, of ten
-images, as a multiple of the median of the next ones; with warm-up it should not be above 1.5. `frozen is faster by` is
-the ratio of the frozen graph's images a second to the variant's, with one caller and one image. Copy figures.json to
-docs/figures/served_graph.json to have the docs show the run.
+A new model server serves each variant, in rounds; a cell is the median over the rounds. `first ×` is the time of the
+first request, of ten images, as a multiple of the median of the next ones; with warm-up it should not be above 1.5.
+`frozen is faster by` is the ratio of the frozen graph's images a second to the variant's, with one caller and one
+image. Copy figures.json to docs/figures/served_graph.json to have the docs show the run.
 """
 
 import itertools

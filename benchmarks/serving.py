@@ -104,10 +104,7 @@ def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], clas
 
 
 def http_caller(address: str, path: str, kind: str) -> Callable[[bytes], bytes]:
-    """Make a caller that posts bodies of a content type, with a connection of its own.
-
-    The call raises RuntimeError unless the answer is 200.
-    """
+    """Make a caller that posts bodies of a content type over its own connection; a RuntimeError without a 200."""
     connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
 
     def call(body: bytes) -> bytes:
@@ -146,10 +143,7 @@ class Loop:
 def closed_loop(
     calls: Sequence[Call], photos: Sequence[bytes], *, seconds: float, warm_up: float = 1.0, pids: Sequence[int] = ()
 ) -> Loop:
-    """Let each caller call again at once for some seconds, and for as long as it takes that a few are answered.
-
-    Raises Exception: what the first call that failed raised.
-    """
+    """Let each caller call again at once for some seconds, or until a few are answered; raise what one raised."""
     stop, ended, took = threading.Event(), threading.Event(), list[float]()
 
     def call_on(number: int, call: Call) -> None:

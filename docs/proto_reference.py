@@ -25,8 +25,8 @@ def reference() -> str:
 def _file(file: descriptor_pb2.FileDescriptorProto, said: dict[str, str]) -> Iterator[str]:
     for service in file.service:
         name = f"{PACKAGE}.{service.name}"
-        rows = ((m.name, f"{_stream(m.client_streaming)}{_linked(m.input_type)}",
-                 f"{_stream(m.server_streaming)}{_linked(m.output_type)}", said.get(f"{name}.{m.name}", ""))
+        rows = ((m.name, "stream of " * m.client_streaming + _linked(m.input_type),
+                 "stream of " * m.server_streaming + _linked(m.output_type), said.get(f"{name}.{m.name}", ""))
                 for m in service.method)  # fmt: skip
         yield from _section(service.name, said.get(name, ""), ("method", "request", "answer", ""), rows)
     for message in file.message_type:
@@ -71,7 +71,3 @@ def _linked(full_name: str) -> str:
     """Link a type of ours to its section; give another's full name."""
     name = full_name.rpartition(".")[2]
     return f"[{name}](#{name.lower()})" if full_name.startswith(f".{PACKAGE}.") else full_name.removeprefix(".")
-
-
-def _stream(streaming: bool) -> str:
-    return "stream of " if streaming else ""

@@ -1,7 +1,6 @@
-"""Build and run the examples that this machine has tools for, against the real servers, and judge what they print.
+"""Build and run the examples that this machine has tools for (`make examples`), and judge what they print.
 
-Run by `make examples`. Each example asks the gateway and, with TLS, the edge. Exits with 1 when one failed. What is
-built goes to the examples' own ignored folders and to build/examples.
+Each asks the gateway and, with TLS, the edge. Exit code 1 when one failed.
 """
 
 import argparse

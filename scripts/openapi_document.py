@@ -40,9 +40,11 @@ def render() -> str:
         pool.AddSerializedFile(file.SerializeToString())
     schemas, paths = _Schemas(comments(files)), dict[str, Json]()
     for method in pool.FindServiceByName(_SERVICE).methods:
-        for verb, path, has_body in _bindings(method):
-            shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path)
-            paths.setdefault(shown, {})[verb] = _operation(method, schemas, path, has_body=has_body)
+        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        for route in (rule, *rule.additional_bindings):
+            if verb := route.WhichOneof("pattern"):
+                shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path := getattr(route, verb))
+                paths.setdefault(shown, {})[verb] = _operation(method, schemas, path, has_body=bool(route.body))
     document = _STATIC["document"]
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     document["info"] |= {"version": version, "description": schemas.words(_SERVICE)}
@@ -138,14 +140,6 @@ def _request_body(message: Descriptor, schemas: _Schemas, path: str) -> Json:
     as_json: Json = {"schema": {"type": "object", "properties": properties, "required": ["image"]}}
     photo = {"schema": {"type": "string", "format": "binary"}}
     return {"required": True, "content": {"application/json": as_json} | dict.fromkeys(_STATIC["photo_types"], photo)}
-
-
-def _bindings(method: MethodDescriptor) -> Iterator[tuple[str, str, bool]]:
-    """Return each of a method's routes: verb, path, whether it has a body."""
-    rule = method.GetOptions().Extensions[annotations_pb2.http]
-    for one in (rule, *rule.additional_bindings):
-        if verb := one.WhichOneof("pattern"):
-            yield verb, getattr(one, verb), bool(one.body)
 
 
 def _find(message: Descriptor, path: str) -> FieldDescriptor:

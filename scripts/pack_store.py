@@ -1,10 +1,7 @@
-"""Make a store a build context for the models' image: write its sbom.cdx.json and its .dockerignore.
+"""Make a store a build context for the models' image: `python scripts/pack_store.py .dermserve/store`.
 
-The first is CycloneDX 1.6 with a component for each version, of type `machine-learning-model`, with the digest of its
-manifest; the same store gives the same file. The second excludes files that serving does not need. Prints the versions,
-for example "mobilenet_v3_small/1 resnet50/1".
-
-    python scripts/pack_store.py .dermserve/store
+Writes .dockerignore, and sbom.cdx.json: CycloneDX 1.6 with a component for each version and the digest of its manifest.
+Prints the versions, for example "mobilenet_v3_small/1 resnet50/1".
 """
 
 import json

@@ -1,8 +1,7 @@
 """Generate the stubs in proto/gen and the OpenAPI document from proto/, or check that the committed ones are fresh.
 
 Beside the stubs of the public API go what `dermserve proto` writes: its .proto files, and `dermserve.protoset`, a
-FileDescriptorSet with all that they import, for clients without reflection. Run by `make proto` and, with `--check`, by
-`make check`, which also lints the protos with buf.
+FileDescriptorSet with all that they import. With `--check` it also lints the protos with buf.
 """
 
 import argparse
@@ -58,9 +57,7 @@ def stale(committed: pathlib.Path) -> list[str]:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if stubs are stale or buf complains"
-    )
+    parser.add_argument("--check", action="store_true", help="exit 1 if stubs are stale or buf complains")
     if not parser.parse_args().check:
         generate(COMMITTED)
         openapi_document.FILE.write_text(openapi_document.render(), encoding="utf-8")

@@ -21,10 +21,10 @@ from benchmarks.comparison.contenders import ADAPTIVE, FIELD, ONE, OURS, TEN, Co
 from benchmarks.figures import Table, report
 from benchmarks.networks import ensure_networks
 from benchmarks.serving import MODELS, Loop, closed_loop
+from dermserve.cli.root import ends_by_interrupt
 from dermserve.loadtest.drive import say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
-from dermserve.local.child import ends_by_interrupt
 
 _TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
@@ -52,10 +52,7 @@ class Study:
     photos: Sequence[bytes]
 
     def visits(self, contenders: Sequence[Contender], models: Sequence[str], rounds: int) -> Iterator[Visit]:
-        """Measure everything, round by round.
-
-        Raises ContenderError: a contender does not start, or answers something else than the reference.
-        """
+        """Measure everything, round by round. Raises ContenderError: one does not start, or answers something else."""
         references = {model: self._reference(model) for model in models}
         for index in range(rounds):
             # Each round begins with another, so that a machine that warms up or fills disturbs nobody in particular.
@@ -65,7 +62,6 @@ class Study:
                 yield self._visit(contender, model, references[model])
 
     def _reference(self, model: str) -> Reference:
-        """Ask the reference, which is dermserve itself, for every photo's probabilities."""
         (ours,) = (each for each in FIELD if each.name == OURS)
         with compared.running(ours, model, self.folder) as (address, _):
             found = {kind: [compared.make_caller(ours, address, model, kind)(photo) for photo in self.photos]

@@ -1,7 +1,4 @@
-"""The contenders' servers: one model behind Flask or FastAPI, loaded as documented or as ours.
-
-Runs in each contender's own environment.
-"""
+"""The contenders' servers, each in its own environment: one model behind Flask or FastAPI, as documented or as ours."""
 
 import io
 import os

@@ -108,12 +108,7 @@ def make_environment(contender: Contender, folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[tuple[str, Sequence[int]]]:
-    """Run a contender's server while the block lasts; gives its HOST:PORT, which answers, and its process ids.
-
-    The folder holds `weights` and `venvs`.
-
-    Raises StackError: it does not start.
-    """
+    """Run a contender's server, by `weights` and `venvs` in a folder; give its HOST:PORT and process ids."""
     weights = folder / "weights"
     if contender.environment:
         port = free_port()

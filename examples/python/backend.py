@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 
 from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Overloaded, Unavailable, Verdict
 
+SERVER = os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051")
 MODEL = os.environ.get("DERMSERVE_MODEL", "mobilenet_v3_small")
 CA = os.environ.get("DERMSERVE_CA")
 TLS_OPTIONS = TLS(root_certificates=pathlib.Path(CA).read_bytes()) if CA else None
@@ -28,9 +29,7 @@ STATUSES = {InvalidPhoto: 422, Overloaded: 503, Unavailable: 503}
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep one client, with one connection, for all requests."""
-    async with AsyncClient(
-        os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051"), tls=TLS_OPTIONS, deadline=8
-    ) as client:
+    async with AsyncClient(SERVER, tls=TLS_OPTIONS, deadline=8) as client:
         app.state.client = client
         yield
 

@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     done = CliRunner().invoke(main, ["proto", "--out", str(tmp_path / "file" / "below")])
     assert done.exit_code == 1
-    assert f"can't write to {tmp_path / 'file' / 'below'}" in done.output
+    assert f"can't use {tmp_path / 'file' / 'below'}" in done.output
 
 
 def test_the_protos_pass_lint():

@@ -162,7 +162,7 @@ LAUNCHER = """
 import pathlib, sys
 from dermserve.local import Stack
 from dermserve.local.cli import _serve
-from dermserve.local.child import ends_by_interrupt
+from dermserve.cli.root import ends_by_interrupt
 store, programs = pathlib.Path(sys.argv[1]), sys.argv[2]
 program = lambda name: (sys.executable, programs, name, sys.argv[3])
 with ends_by_interrupt():

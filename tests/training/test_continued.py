@@ -70,8 +70,7 @@ def test_photos_of_also_are_for_what_their_lesions_are(
     shutil.rmtree(larger / "normal")
     draw(larger / "bcc" / "of_nobody_known.png", label=0, seed=5)
     own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
-    also = read_also(own, larger, SPEC, cache=tmp_path / "cache")
-    both = with_also(own, also, SPEC, cache=tmp_path / "cache")
+    both = with_also(own, larger, SPEC, cache=tmp_path / "cache")
     assert len(both.samples) == 36 + 24
     assert "left out 1 of 25 photos" in capsys.readouterr().err
     for sample in both.samples[36:]:

@@ -18,8 +18,8 @@ from dermserve.models.export import SHIPPED
 from dermserve.models.exporter import run_content
 from dermserve.models.training import cli
 from dermserve.models.training.data import photos as pixels
+from dermserve.models.training.data.layouts import read_provenance
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.data.provenance import read_provenance
 from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions

@@ -12,7 +12,7 @@ from dermserve.models.training.data.splits import Part, Sample, write_split
 from dermserve.models.training.train import loop
 from dermserve.models.training.train import run as training
 from dermserve.models.training.train.checkpoint import State
-from dermserve.models.training.train.others import CODES, OTHERS, read_others
+from dermserve.models.training.train.dataset import CODES, OTHERS, read_others
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 from tests.training.test_teachers import UNFOLDED, small_network

@@ -23,9 +23,7 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
     help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each photo, on a line of its own.")
-@click.option(
-    "--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos to send at once."
-)
+@click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos at once.")
 @click.option("--csv", "table", type=_FILE, help="Write a row for each photo to this file, at the end or on Ctrl-C.")
 @click.option("--resume", type=_FILE, help="Keep answers in this file, and skip photos that have an answer in it.")
 @server_options
@@ -48,8 +46,7 @@ def classify(
     found = expand(photos, written=filter(None, (table, resume)))
     for name, what in found.skipped:
         click.echo(shown(f"{name}: skipped: {what}"), err=True)
-    show = print_json if as_json else print_text
-    with Results(asked, show, table=table, journal=resume) as results:
+    with Results(asked, print_json if as_json else print_text, table=table, journal=resume) as results:
         files = results.remaining(found.photos)
         if before := len(found.photos) - len(files):
             click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)

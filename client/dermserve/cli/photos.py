@@ -41,12 +41,10 @@ class Found:
 
 
 def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
-    """Replace each folder by the files in it, at any depth, in order of their names; leave everything else as it is.
+    """Replace each folder by the files in it, at any depth, sorted; leave everything else, and name nothing twice.
 
-    A file that is named twice is there once. Links to folders are followed, each folder once. Files that the command
-    itself has `written` are skipped.
-
-    Raises click.UsageError: a folder has no photos, or standard input is named twice or closed.
+    Links to folders are followed, each folder once; files that the command itself has `written` are skipped. Raises
+    click.UsageError: a folder has no photos, or standard input is named twice or closed.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}

@@ -26,11 +26,7 @@ def proto(*, out: pathlib.Path) -> None:
         if not path.startswith("google/protobuf/"):  # which every compiler has
             package, _, name = path.rpartition("/")
             files[path] = resources.files(package.replace("/", ".")).joinpath(name).read_bytes()
-    try:
-        for path, content in files.items():
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            (out / path).write_bytes(content)
-    except OSError as error:
-        raise click.ClickException(f"can't write to {out}: {error.strerror or error}") from error
-    for path in files:
+    for path, content in files.items():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_bytes(content)
         click.echo(out / path)

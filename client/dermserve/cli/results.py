@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import click
@@ -36,12 +36,8 @@ def print_text(answer: Answer) -> None:
 class Results:
     """Prints and collects answers while the block lasts, and writes them at its end, also after an error.
 
-    The journal has a line of JSON for the question, and one for each answered photo, written before the next answer is
-    handled. A line that was cut off is ignored. Failed photos are not in it, so they are sent again.
-
-    If stderr is a terminal and there is more than one photo, its last line is the progress.
-
-    Raises click.UsageError: a file can't be written, or the journal has another question than `asked`.
+    The journal has a line of JSON for the question and each answered photo, written before the next answer is handled;
+    a line that was cut off doesn't count. Raises click.UsageError: a file can't be written, or has another question.
     """
 
     def __init__(
@@ -82,14 +78,10 @@ class Results:
             _write_csv(self._table, list(self._rows.values()))
 
     def remaining(self, photos: Sequence[str]) -> list[str]:
-        """Leave out photos with an answer in the journal, unless their files have changed since.
-
-        Answers to other photos stay in the journal, but do not appear in the table and the summary.
-        """
-        answered = {
-            name for name in photos if (row := self._rows.get(_printable(name))) and row.get("stamp") == _stamp(name)
-        }
-        self._rows = {_printable(name): self._rows[_printable(name)] for name in photos if name in answered}
+        """Leave out, and keep for the end, answers that the journal has, unless their files have changed since."""
+        rows = {name: self._rows.get(_printable(name), {}) for name in photos}
+        answered = {name: row for name, row in rows.items() if row and row.get("stamp") == _stamp(name)}
+        self._rows = {_printable(name): row for name, row in answered.items()}
         return [name for name in photos if name not in answered]
 
     def expect(self, total: int) -> None:
@@ -123,7 +115,8 @@ class Results:
         failed = Counter(row["error"]["reason"] for row in self._rows.values() if "error" in row)
         lines = [f"{len(self._rows)} photos: {len(answered)} answered, {failed.total()} failed"]
         for verdict, count in Counter(row["verdict"] for row in answered).most_common():
-            levels = Counter(_level(row) for row in answered if row["verdict"] == verdict).most_common()
+            risks = [row["malignancy"] for row in answered if row["verdict"] == verdict]
+            levels = Counter(f"{risk['level']} risk" if risk else "without risk" for risk in risks).most_common()
             lines.append(f"  {verdict:<24} {count:>6}  {', '.join(f'{number} {level}' for level, number in levels)}")
         for reason, count in failed.most_common():
             lines.append(f"  {reason:<24} {count:>6}  {DermserveError('', reason=reason).help}")
@@ -131,8 +124,11 @@ class Results:
 
     def _open(self, path: pathlib.Path) -> None:
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        records = list(_records(whole))
+        whole, records = [line for line in lines if line.endswith(b"\n")], list[Row]()
+        for line in whole:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                records += [record] if isinstance(record, dict) and ("asked" in record or "file" in record) else []
         if lines and (not records or records[0] != self._asked):
             raise click.UsageError(f"{path} is the journal of another question, or none: name another --resume file")
         self._rows = {record["file"]: record for record in records if "file" in record}
@@ -186,10 +182,6 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
         raise click.ClickException(f"can't write {path}: {error.strerror or error}") from error
 
 
-def _level(row: Row) -> str:
-    return f"{row['malignancy']['level']} risk" if row["malignancy"] else "without risk"
-
-
 def _flat(row: Row) -> Row:
     """Make columns: the most probable class, a probability for each, lists joined by semicolons, maps by their keys."""
     flat: Row = {}
@@ -203,14 +195,6 @@ def _flat(row: Row) -> Row:
         elif name != "stamp":
             flat[name] = ";".join(map(str, value)) if isinstance(value, list) else value
     return flat
-
-
-def _records(lines: Sequence[bytes]) -> Iterator[Row]:
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and ("asked" in record or "file" in record):
-                yield record
 
 
 def _stamp(name: str) -> list[int] | None:

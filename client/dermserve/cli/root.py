@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,21 @@ class Entry:
             ) from error
 
 
+@contextlib.contextmanager
+def ends_by_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, and SIGHUP unless `nohup` ignores it, as Ctrl-C while the block lasts."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class LazyGroup(click.Group):
     """A group over a table of entries."""
 
@@ -80,12 +96,13 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run the command: Ctrl-C gives 130, and a file that can't be used is one line."""
+        """Run the command: Ctrl-C and SIGTERM end it in order with 130, and a file that can't be used is one line."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
-            super().invoke(ctx)
+            with ends_by_interrupt():
+                super().invoke(ctx)
         except ModuleNotFoundError:  # of an import that takes long, and so is done within the command
             name = ctx.invoked_subcommand or ""
             with self.entries.get(name, Entry("", "")).naming_extra(name):
@@ -107,22 +124,16 @@ ENTRIES = {
     "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", "local"),
     "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", "local"),
     "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", "gateway"),
-    "config": Entry(
-        "dermserve.gateway.cli:config", "Print the settings of a gateway in effect, and their sources.", "gateway"
-    ),
+    "config": Entry("dermserve.gateway.cli:config", "Print a gateway's settings in effect, with sources.", "gateway"),
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs.", "edge"),
     "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", "local"),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", "models"),
-    "model": Entry(
-        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", "store"
-    ),
+    "model": Entry("dermserve.models.lifecycle.cli:model", "Publish, promote, roll back and retire versions.", "store"),
     "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", "train"),
     "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", "train"),
-    "evaluate": Entry(
-        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", "train"
-    ),
+    "evaluate": Entry("dermserve.models.training.cli:evaluate", "Calibrate, measure and report on a run.", "train"),
     "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", "train"),
     "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", "train"),
     "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", "train"),

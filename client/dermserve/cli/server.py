@@ -14,12 +14,7 @@ _FILE = click.Path(exists=True, dir_okay=False)
 
 
 def tls_options(given: Mapping[str, Any]) -> TLS | None:
-    """Make the client's TLS options from TLS_OPTIONS as a command got them; None for plaintext.
-
-    Raises:
-        OSError: a file can't be read.
-        ValueError: the options don't go together.
-    """
+    """Make TLS options of those that a command got; None for plaintext. Raises OSError or ValueError: one is wrong."""
     files, authority = [given[name] for name in ("tls_ca", "tls_cert", "tls_key")], given["tls_authority"]
     if not (given["tls"] or any(files) or authority):
         return None

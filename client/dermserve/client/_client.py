@@ -9,19 +9,10 @@ from typing import Any, ClassVar, Self
 import grpc
 
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, check_deadline
-from dermserve.client._errors import DermserveError, Overloaded
+from dermserve.client._errors import Overloaded
 from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
 from dermserve.client._values import Model, Prediction, read_model, read_prediction
-from dermserve.client._waiting import (
-    DEFAULT_IN_FLIGHT,
-    Answer,
-    Blocking,
-    Many,
-    OnLoop,
-    blocking,
-    blocking_generator,
-    finish,
-)
+from dermserve.client._waiting import Answer, Blocking, Many, OnLoop, blocking, blocking_generator, finish
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 
@@ -63,15 +54,11 @@ class _Base:
                 return await waiter.call(method, request, timeout=timeout, metadata=metadata, **options)
             except grpc.RpcError as error:
                 failure = self._connection.failure(error, request_id)
-                pause = _pause(failure) if patient else None
-                if pause is None or pause >= end - time.monotonic():
+                patient &= isinstance(failure, Overloaded) or failure.reason == "GATEWAY_STOPPING"
+                pause = failure.retry_after
+                if not patient or pause is None or pause >= end - time.monotonic():
                     raise failure from error
             await waiter.sleep(pause)
-
-
-def _pause(error: DermserveError) -> float | None:
-    """Return the seconds to wait before retrying, if a gateway that is overloaded or stops said so."""
-    return error.retry_after if isinstance(error, Overloaded) or error.reason == "GATEWAY_STOPPING" else None
 
 
 class AsyncClient(_Base):
@@ -135,7 +122,7 @@ class AsyncClient(_Base):
         label: str | None = None,
         tta: TtaMode | str = TtaMode.NONE,
         deadline: float | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int = 4,
         retry_overloaded: bool = True,
     ) -> AsyncGenerator[Answer, None]:
         """Classify many photos, several at once, and yield an answer for each as it comes, in any order.
@@ -167,25 +154,15 @@ class AsyncClient(_Base):
             call = self._ask(self._stub.Classify, prepare(image), end, waiter=waiter, wait_for_ready=wait, **options)
             return read_prediction(finish(call))
 
-        many = Many(ask, deadline=self._seconds(deadline), in_flight=in_flight)
-        return many.answers(photos, self._waiter)
+        return Many(ask, deadline=self._seconds(deadline), in_flight=in_flight).answers(photos, self._waiter)
 
     async def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
-        """List the models the gateway serves, without their cards.
-
-        Raises:
-            DermserveError: no answer.
-        """
+        """List the models the gateway serves, without their cards. Raises DermserveError: no answer."""
         response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), self._end(deadline))
         return tuple(map(read_model, response.models))
 
     async def model(self, name: str, *, deadline: float | None = None) -> Model:
-        """Return one model, with the card of every version that can answer.
-
-        Raises:
-            NotFound: no such model.
-            DermserveError: no answer.
-        """
+        """Return one model, with the card of every version that can answer. Raises NotFound: no such one."""
         response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), self._end(deadline))
         return read_model(response.model)
 

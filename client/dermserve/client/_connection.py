@@ -1,8 +1,6 @@
 """How a client reaches a gateway: frozen options, the way by a proxy or without, the channel, and its failures.
 
-gRPC reads grpc_proxy, https_proxy and http_proxy. For no_proxy it only compares ends of names. This module reads
-no_proxy as curl and Python do: names and their subdomains, `*`, ports, addresses and networks (10.0.0.0/8), in either
-case. The loopback is never behind a proxy.
+no_proxy may name subdomains, `*`, ports, addresses and networks, as for curl; gRPC only compares ends of names.
 """
 
 import contextlib
@@ -34,8 +32,7 @@ _NAMED = ("dns", "ipv4", "ipv6")  # schemes of gRPC targets that name a host
 class TLS:
     """Transport security. `TLS()` trusts the usual root certificates and shows no client certificate.
 
-    Raises:
-        ValueError: a client certificate without its key, a key without its certificate, or a file that is not such PEM.
+    Raises ValueError: a client certificate or key without the other, or something else than PEM.
     """
 
     root_certificates: bytes | None = None
@@ -72,7 +69,16 @@ class Connection:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        _check_target(self.target)
+        scheme, slashes, rest = self.target.partition("://")
+        if slashes and scheme in {"http", "https", "grpc", "grpcs"}:
+            tls = ", with TLS" if scheme.endswith("s") else ""
+            raise ValueError(f"the target must not be a URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
+        host, port = host_and_port(self.target)
+        named = self.target.partition(":")[0]
+        odd = named not in _SCHEMES if host is None else ":" in host and ip_address(host) is None
+        if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
+            given = f"the target {self.target!r} is not HOST:PORT"
+            raise ValueError(f"{given}: give, for example, {DEFAULT_TARGET} or [::1]:50051")
         if not 1 <= self.attempts <= 5:  # gRPC's own cap
             raise ValueError(f"attempts must lie in 1..5, not {self.attempts}")
 
@@ -132,17 +138,6 @@ def check_deadline(seconds: float) -> float:
     return seconds
 
 
-def _check_target(target: str) -> None:
-    scheme, slashes, rest = target.partition("://")
-    if slashes and scheme in {"http", "https", "grpc", "grpcs"}:
-        tls = ", with TLS" if scheme.endswith("s") else ""
-        raise ValueError(f"the target must not be a URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
-    host, port = host_and_port(target)
-    odd = target.partition(":")[0] not in _SCHEMES if host is None else ":" in host and ip_address(host) is None
-    if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
-        raise ValueError(f"the target {target!r} is not HOST:PORT: give, for example, {DEFAULT_TARGET} or [::1]:50051")
-
-
 def _usual_roots() -> bytes | None:
     """Read the authorities that OpenSSL's variable names; gRPC's own variable takes precedence."""
     path = os.environ.get("SSL_CERT_FILE")
@@ -160,13 +155,14 @@ def _usual_roots() -> bytes | None:
 def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
     """Find the way to a gRPC target; raise ValueError for an invalid proxy.
 
-    `localhost` becomes 127.0.0.1, where `dermserve up` listens, because another program may listen on its other
-    address. Write [::1] for that one.
+    `localhost` becomes 127.0.0.1, where `dermserve up` listens: another program may listen on [::1].
     """
     host, port = host_and_port(target)
     if host == "localhost":
         return Way(f"127.0.0.1:{port or 443}", name="localhost")
-    if host is None or _is_here(host):
+    address = ip_address(host or "")
+    address = getattr(address, "ipv4_mapped", None) or address
+    if host is None or host.endswith(".localhost") or (address and (address.is_loopback or address.is_unspecified)):
         return Way(target)
     variable = next((name for name in _PROXIES if environment.get(name)), "")
     bypasses = next((found for name in _BYPASSES if (found := environment.get(name))), "")
@@ -203,31 +199,18 @@ def _split(address: str) -> tuple[str, str]:
     return host, port
 
 
-def _is_here(host: str) -> bool:
-    if address := ip_address(host):
-        address = getattr(address, "ipv4_mapped", None) or address
-        return address.is_loopback or address.is_unspecified
-    return host.endswith(".localhost")
-
-
 def _covers(entry: str, host: str, port: str) -> bool:
-    """Tell whether an entry of no_proxy covers an address."""
     if entry == "*":
         return True
     name, its_port = (entry, "") if "/" in entry else _split(entry.lower())
     if its_port not in ("", port):
         return False
-    address, network = ip_address(host), _network(name)
-    if address or network:
-        return address is not None and network is not None and address in network
-    name = name.lstrip("*").strip(".")
-    return name != "" and f".{host}".endswith(f".{name}")
-
-
-def _network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    address = ip_address(host)
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_network(name, strict=False)
-    return None
+        network = ipaddress.ip_network(name, strict=False)
+        return address is not None and address in network
+    name = name.lstrip("*").strip(".")
+    return address is None and name != "" and f".{host}".endswith(f".{name}")
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -137,13 +137,9 @@ PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
 
 
 def read_call(call: Any, *, target: str, request_id: str | None = None, proxy: str | None = None) -> DermserveError:
-    """Make an error from a failed call: from its google.rpc.Status if it has one, else from gRPC's status and message.
+    """Make an error from a failed call, a grpc.RpcError: from its google.rpc.Status, else from gRPC's own.
 
-    Args:
-        call: a grpc.RpcError, which is a grpc.Call.
-        target: what the caller named.
-        request_id: of the request, where the answer names none.
-        proxy: the HTTP proxy on the way, and which variable names it.
+    `request_id` is for an answer that names none; `proxy` is the HTTP proxy on the way, and the variable that names it.
     """
     trailing = dict(call.trailing_metadata() or ())
     request_id = trailing.get("x-request-id", request_id)
@@ -193,7 +189,6 @@ def transport_error(name: str, details: str = "", *, target: str, proxy: str | N
 
 
 def _http_error(code: int, *, target: str) -> DermserveError:
-    """Make an error from the HTTP status of a proxy's own answer."""
     by = f"a proxy at or before {target}"
     if code == 413:
         return too_large(f"{by} takes no photo of this size (HTTP 413), which is not the gateway's limit")

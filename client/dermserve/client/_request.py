@@ -33,10 +33,7 @@ class TtaMode(StrEnum):
 
 
 def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
-    """Check what all photos of a call share, and return what makes a request of each.
-
-    Raises ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
-    """
+    """Check what all photos of a call share, a ValueError if it is not valid; return what makes a request of each."""
     if not model:
         raise ValueError('name a model, for example model="resnet50"')
     if version is not None and label is not None:
@@ -49,36 +46,24 @@ def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode
 
 
 def read_photo(photo: Photo) -> bytes:
-    """Return a photo's bytes.
-
-    Raises:
-        UnreadablePhoto: its file can't be read.
-        TooLarge: it can't be a photo.
-    """
-    data = photo if isinstance(photo, bytes) else _read(pathlib.Path(photo))
+    """Return a photo's bytes. Raises UnreadablePhoto: its file can't be read; TooLarge: it can't be a photo."""
+    name, data = "it", photo
+    if not isinstance(data, bytes):
+        path = pathlib.Path(data)
+        try:
+            with path.open("rb") as file:
+                name, data = str(path), file.read(MOST_BYTES + 1)  # it may be a device without an end
+        except (OSError, ValueError) as error:  # ValueError: a null character in the name
+            number, words = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
+            reason = _REASONS.get(number or 0, "UNREADABLE_FILE")
+            raise UnreadablePhoto(f"can't read {path}: {words or error}", reason=reason) from error
     if len(data) > MOST_BYTES:
-        name = "it" if isinstance(photo, bytes) else os.fspath(photo)
         raise too_large(f"{name} has more than {MOST_BYTES >> 20} MiB")
     return data
 
 
-def _read(path: pathlib.Path) -> bytes:
-    """Read a file, up to just over the size limit: it may be a device without an end."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        number, words = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
-        reason = _REASONS.get(number or 0, "UNREADABLE_FILE")
-        raise UnreadablePhoto(f"can't read {path}: {words or error}", reason=reason) from error
-
-
 def make_request_id(given: str | None) -> str:
-    """Return the caller's request id, or a new one, so that it is known even without an answer.
-
-    Raises:
-        ValueError: not 1 to 64 characters of A-Z a-z 0-9 . _ -
-    """
+    """Return the caller's request id, or a new one. Raises ValueError: not 1 to 64 of A-Z a-z 0-9 . _ and -."""
     if given is None:
         return uuid.uuid4().hex
     if not _REQUEST_ID.fullmatch(given):

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
-from dermserve.client._values import ClassScore, Prediction, Reason, RiskLevel, Verdict
+from dermserve.client._values import Prediction, Reason, RiskLevel, Verdict
 
 _BAR = 24
 _WIDTH = 100
@@ -41,13 +41,16 @@ def render_text(prediction: Prediction) -> str:
 
 def _lines(prediction: Prediction) -> Iterator[str]:
     yield f"  {_level(prediction)}"
-    if prediction.named:
-        yield f"  most likely: {_words(prediction.named)}"
+    if named := prediction.named:
+        common = named.common_name not in ("", named.name)
+        yield f"  most likely: {f'{named.common_name} ({named.name})' if common else named.name}"
     yield f"  verdict: {_VERDICTS.get(prediction.verdict, f'{prediction.verdict}: take it for uncertain')}"
     for reason in prediction.reasons:
         yield f"    because {_REASONS.get(reason, str(reason))} ({reason})"
     for score in prediction.classes:
-        yield _class_line(score, spread=prediction.views_used > 1)
+        deviation = f" ± {score.std * 100:4.1f}" if prediction.views_used > 1 else ""
+        name = f"{score.common_name or score.name} ({score.code})"
+        yield f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {name}"
     views = f"{prediction.views_used} of {prediction.views_asked} view{'s' if prediction.views_asked > 1 else ''}"
     yield f"  {prediction.model} version {prediction.version}, {views}"
     yield f"  weights: {prediction.weights_digest[:12]}, gateway: {prediction.gateway_version}"
@@ -63,16 +66,6 @@ def _level(prediction: Prediction) -> str:
     words = _LEVELS.get(risk.level, f"{risk.level}: have it seen by a dermatologist")
     deviation = f" ± {risk.std * 100:.1f}" if prediction.views_used > 1 else ""
     return f"{words} (malignancy risk {risk.probability * 100:.1f}{deviation} %)"
-
-
-def _words(score: ClassScore) -> str:
-    return f"{score.common_name} ({score.name})" if score.common_name not in ("", score.name) else score.name
-
-
-def _class_line(score: ClassScore, *, spread: bool) -> str:
-    deviation = f" ± {score.std * 100:4.1f}" if spread else ""
-    name = f"{score.common_name or score.name} ({score.code})"
-    return f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {name}"
 
 
 def _bar(share: float) -> str:

@@ -185,17 +185,17 @@ def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
 
 def read_model(message: classifier_pb2.Model) -> Model:
     """Make a model from the wire's."""
-    return Model(message.name, tuple(map(_read_version, message.versions)))
-
-
-def _read_version(message: classifier_pb2.ModelVersion) -> ModelVersion:
-    return _copy(
-        ModelVersion,
-        message,
-        state=VersionState.from_number(message.state),
-        labels=tuple(message.labels),
-        card=message.card if message.HasField("card") else None,
-    )
+    versions = [
+        _copy(
+            ModelVersion,
+            version,
+            state=VersionState.from_number(version.state),
+            labels=tuple(version.labels),
+            card=version.card if version.HasField("card") else None,
+        )
+        for version in message.versions
+    ]
+    return Model(message.name, tuple(versions))
 
 
 def _copy(kind: type[T], message: Message, **read: Any) -> T:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 from dermserve.client._errors import DeadlineExceeded, DermserveError, Unavailable
-from dermserve.client._request import Item, Photo, read_photo
+from dermserve.client._request import Item, read_photo
 from dermserve.client._values import Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
-DEFAULT_IN_FLIGHT = 4
 _FIRST_ALONE = 0.25
 """Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
 answer for the next photo."""
@@ -140,10 +139,7 @@ class Answer:
 class Many:
     """One `classify_many`. It is also how its threads wait: their calls and pauses end when the iteration does.
 
-    Args:
-        ask: sends a photo, with how to wait, the monotonic time to give up, and whether to wait for a connection.
-        deadline: seconds for each photo.
-        in_flight: most photos that are sent and not answered.
+    `ask` sends a photo, with how to wait, the monotonic time to give up, and whether to wait for a connection.
     """
 
     def __init__(
@@ -204,7 +200,8 @@ class Many:
 
     def _answer(self, index: int, item: Item) -> None:
         try:
-            name, photo = item if isinstance(item, tuple) else (_name(index, item), item)
+            unnamed = str(index) if isinstance(item, bytes) else str(item)
+            name, photo = item if isinstance(item, tuple) else (unnamed, item)
             try:
                 answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
             except DermserveError as error:
@@ -243,7 +240,3 @@ class Many:
     async def sleep(self, seconds: float) -> None:
         """Pause, or less when the iteration ends."""
         self._stopped.wait(seconds)
-
-
-def _name(index: int, photo: Photo) -> str:
-    return str(index) if isinstance(photo, bytes) else str(photo)

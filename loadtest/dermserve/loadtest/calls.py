@@ -33,10 +33,7 @@ class Call:
 
 
 class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Reports each call of a channel once, when it has ended.
-
-    `due` returns when the call that starts now was due, by the clock in seconds; None for now.
-    """
+    """Reports each call of a channel once, at its end. `due` gives when the call that starts is due; None for now."""
 
     def __init__(
         self, report: Callable[[Call], object], *, due: Callable[[], float | None] = lambda: None,

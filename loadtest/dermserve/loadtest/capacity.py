@@ -12,7 +12,6 @@ import click
 import matplotlib.style
 import numpy as np
 import psutil
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
@@ -134,10 +133,9 @@ def calls_needed(*, share: float) -> int:
 def bisect(
     keeps: Callable[[float], bool], *, start: float, precision: float, least: float, most: float
 ) -> tuple[float, float]:
-    """Find the highest rate that is kept, from `start` by doubling or halving, then by bisection.
+    """Find the highest rate that is kept, from `start` by doubling or halving, then by bisection, in `least` to `most`.
 
-    No rate below `least` or above `most` is tried. Returns the highest rate that is kept, 0 if none, and the lowest
-    that is not, infinite if none; they differ by a share of `precision`.
+    Returns it, 0 if none, and the lowest that is not kept, infinite if none; they differ by a share of `precision`.
     """
     kept, broken = 0.0, math.inf
     rate = start
@@ -231,11 +229,9 @@ class _Search:
         )  # fmt: skip
 
     def _keeps(self, part: Part, rate: float, points: list[Point]) -> bool:
-        """Probe a rate until it is sure whether it is kept."""
         share = SHARES[self.limit]
         needed = _ROOM * calls_needed(share=share) / rate / self.probes
         calls = slow = 0
-        kept = None
         for _ in range(self.probes):
             point = self._run(part, max(self.seconds, needed), rate=rate)
             points.append(point)
@@ -244,8 +240,8 @@ class _Search:
             verdict = {True: "kept", False: "broken", None: "open"}[kept]
             say(f"  {rate:.2f}/s: {slow} of {calls} calls over {self.threshold:.0f} ms, {verdict}")
             if kept is not None:
-                break
-        return bool(kept)
+                return kept
+        return False
 
     def _run(
         self, part: Part, seconds: float, *, gateways: int = 1, rate: float | None = None, users: int = 0
@@ -343,23 +339,18 @@ def _table(found: Sequence[Capacity], slo: str) -> str:
 
 
 def _plot(found: Sequence[Capacity], limit: str, threshold: float, file: pathlib.Path) -> None:
-    """Draw latency against throughput: a plot for each model and mode."""
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(7, 3.2 * len(found)), layout="constrained")
         for each, (axes,) in zip(found, figure.subplots(len(found), 1, squeeze=False), strict=True):
             axes.axhline(threshold, color="#c1121f", lw=1, label=f"{limit} threshold")
-            _draw(axes, each)
+            closed = [point for point in each.closed_points if point.gateways == 1]
+            for label, style, points in (("closed loop", "o-", closed), ("open loop", "x", each.open_points)):
+                # NumPy makes NaN of a missing latency, which is not drawn
+                answers, p50, p99 = np.array([(p.answers, p.p50, p.p99) for p in points], float).reshape(-1, 3).T
+                axes.plot(answers, p99, style, label=f"{label}, p99")
+                axes.plot(answers, p50, style, alpha=0.5, label=f"{label}, p50")
+            if each.kept:
+                axes.axvline(each.kept, color="#2a6f97", lw=1, label="highest rate within it")
+            axes.set(title=f"{each.model} {each.mode}", xlabel="answers a second", ylabel="milliseconds", yscale="log")
+            axes.legend(fontsize=7)
         figure.savefig(file, dpi=110)
-
-
-def _draw(axes: Axes, found: Capacity) -> None:
-    closed = [point for point in found.closed_points if point.gateways == 1]
-    for label, style, points in (("closed loop", "o-", closed), ("open loop", "x", found.open_points)):
-        # NumPy makes NaN of a missing latency, which is not drawn
-        answers, p50, p99 = np.array([(p.answers, p.p50, p.p99) for p in points], float).reshape(-1, 3).T
-        axes.plot(answers, p99, style, label=f"{label}, p99")
-        axes.plot(answers, p50, style, alpha=0.5, label=f"{label}, p50")
-    if found.kept:
-        axes.axvline(found.kept, color="#2a6f97", lw=1, label="highest rate within it")
-    axes.set(title=f"{found.model} {found.mode}", xlabel="answers a second", ylabel="milliseconds", yscale="log")
-    axes.legend(fontsize=7)

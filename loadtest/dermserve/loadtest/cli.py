@@ -13,21 +13,10 @@ import pydantic
 from dermserve.cli.root import Entry, LazyGroup
 from dermserve.cli.server import TLS_OPTIONS, tls_options
 from dermserve.loadtest import drive
+from dermserve.loadtest import scenario as scenarios
 from dermserve.loadtest.drive import Server, say
 from dermserve.loadtest.result import Finding, Result, check, findings_table, read_slos, summary
-from dermserve.loadtest.scenario import (
-    MODES,
-    SHAPES,
-    Scenario,
-    ScenarioError,
-    ServerError,
-    first_fault,
-    load_photos,
-    parse_mix,
-    parse_seconds,
-)
 from dermserve.local import DEFAULT_STORE, StackError
-from dermserve.local.child import ends_by_interrupt
 from dermserve.models.options import Number, add_options
 
 _BREACHED = 1
@@ -56,7 +45,7 @@ def main() -> None:
 def duration(text: str) -> float:
     """Read a duration such as 500ms, 90s, 2m or 1h; return seconds."""
     try:
-        return parse_seconds(text)
+        return scenarios.parse_seconds(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -85,7 +74,7 @@ CALL_OPTIONS = add_options(
     *TLS_OPTIONS,
     click.option(
         "--mix", multiple=True, default=("all",), metavar="MODEL[:MODE[:N]][=WEIGHT]",
-        help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; with N, a stream of N photos. "
+        help=f"What to call; repeatable. MODE is {', '.join(scenarios.MODES).lower()}; with N, a stream of N photos. "
         "`all`: everything.",
     ),
     *_PHOTOS,
@@ -107,7 +96,7 @@ _LOCUSTFILE = click.option(
     click.option("--rate", type=float,
                  help="Calls due a second, over all users, however late the answers are (open loop)."),
     click.option("--run-time", type=duration, default="1m", help="How long."),
-    click.option("--shape", type=click.Choice(list(SHAPES)), default="steady", help="Load over time."),
+    click.option("--shape", type=click.Choice(list(scenarios.SHAPES)), default="steady", help="Load over time."),
     click.option("--expect-workers", type=click.IntRange(0), default=0, show_default=False,
                  help="Wait for so many `worker`s elsewhere."),
     click.option("--bind", type=_address, default="0.0.0.0:5557", help="HOST:PORT where those find this one."),
@@ -154,40 +143,38 @@ def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: 
     """Generate load for a `run --expect-workers` at HOST:PORT, until it ends."""
     if photos:
         try:
-            load_photos(photos)
-        except ScenarioError as error:
+            scenarios.load_photos(photos)
+        except scenarios.ScenarioError as error:
             drive.tell_master(master, error.message)
             raise
-    with ends_by_interrupt():
-        say(f"waiting for a run at {master}")
-        sys.exit(drive.run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
+    say(f"waiting for a run at {master}")
+    sys.exit(drive.run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
 
 
 @contextlib.contextmanager
-def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
+def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario, Server]]:
     """Return the scenario of the options, and their server, which is checked or started."""
     try:
-        given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "tls": tls_options(options)}
-        scenario = Scenario(**{**options, **given})
+        mix, tls = scenarios.parse_mix(options["mix"]), tls_options(options)
+        scenario = scenarios.Scenario(**{**options, "target": options["server"] or "local", "mix": mix, "tls": tls})
     except (OSError, ValueError) as error:
-        raise ScenarioError(
-            first_fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        raise scenarios.ScenarioError(
+            scenarios.first_fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
         ) from error
     if scenario.photos:
-        load_photos(scenario.photos)
+        scenarios.load_photos(scenario.photos)
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
     chosen |= {"models": sorted({part.model for part in scenario.mix}), "gateways": options.get("gateways", 1)}
     try:
-        with ends_by_interrupt(), drive.server_under_test(options["server"], **chosen) as server:
+        with drive.server_under_test(options["server"], **chosen) as server:
             scenario = scenario.model_copy(update={"target": server.target})
             drive.check_server(scenario)
             yield scenario, server
     except StackError as error:
-        raise ServerError(str(error)) from error
+        raise scenarios.ServerError(str(error)) from error
 
 
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
-    """Print the summary, write the report, and end with the exit code."""
     from dermserve.loadtest.report import write_report
 
     click.echo(summary(result))

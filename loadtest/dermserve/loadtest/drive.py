@@ -50,12 +50,9 @@ def say(line: str) -> None:
 def server_under_test(
     address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str], gateways: int
 ) -> Iterator[Server]:
-    """Return the gateway at an address, or run the local one while the block lasts.
+    """Return the gateway at an address, or run the `local` one while the block lasts.
 
-    Raises:
-        ScenarioError: neither an address nor `local`, or both.
-        ServerError: the metrics can't be read.
-        StackError: the local servers don't start.
+    Raises ScenarioError: neither is given, or both; ServerError: no metrics there; StackError: no local servers.
     """
     if local == (address is not None):
         raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
@@ -84,12 +81,7 @@ def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) 
 
 
 def check_server(scenario: Scenario) -> None:
-    """Check that a gateway answers and has the models.
-
-    Raises:
-        ScenarioError: the target is none.
-        ServerError: it does not.
-    """
+    """Check that a gateway has the models. Raises ScenarioError: the target is none; ServerError: it does not."""
     try:
         with Client(scenario.target, tls=scenario.tls, deadline=_CHECK_TIMEOUT) as client:
             known = {model.name: model.ready for model in client.models()}
@@ -107,13 +99,10 @@ def run(
     scenario: Scenario, server: Server, *, processes: int, expect_workers: int = 0, bind: str = "",
     locustfile: pathlib.Path | None = None, locust: Sequence[str] = ("--headless",), quiet: bool = False,
 ) -> Result:  # fmt: skip
-    """Run one test; on KeyboardInterrupt, Locust stops, too.
+    """Run one test; on KeyboardInterrupt, Locust stops, too. Raises LoadTestError: it ended without a result.
 
     Several `processes` on this machine get a master of their own; `expect_workers` of other machines find it at `bind`.
-    `locust` are further options of Locust. With `quiet`, for a probe of a search, none of its lines are printed, and an
-    interrupt ends the search, too.
-
-    Raises LoadTestError: Locust ended without a result.
+    `locust` are further options of Locust. `quiet`, for a search, prints nothing, and an interrupt ends the search.
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
     log: Callable[[str], None] = (lambda line: None) if quiet else say

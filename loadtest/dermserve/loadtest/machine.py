@@ -60,8 +60,7 @@ def _processor() -> str:
 def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict[str, Any]]:
     """Watch processes by name, to which more may be added, and metrics in a thread while the block lasts.
 
-    Returns "samples", each second's busy cores of the machine and use of each process, and after the block "stages",
-    those of the gateway.
+    Returns "samples", each second's busy cores and use of each process, and after the block the gateway's "stages".
     """
     seen: dict[str, Any] = {"samples": [], "stages": []}
     stop = threading.Event()

@@ -1,11 +1,12 @@
 """The result of a test, computed from what Locust recorded, and thresholds from a TOML file that it keeps or not."""
 
+import itertools
 import json
 import pathlib
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
@@ -38,11 +39,7 @@ class Row:
 
 
 class Result:
-    """What was recorded of a test.
-
-    Args:
-        data: what the process of Locust wrote, with "scenario", "machine" and "server".
-    """
+    """What was recorded of a test: what the process of Locust wrote, with "scenario", "machine" and "server"."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
@@ -77,9 +74,8 @@ class Result:
 
     def write(self, file: pathlib.Path, *, slo: Sequence[Mapping[str, Any]]) -> None:
         """Write all of it, with the findings of thresholds, whole or not at all."""
-        rows = [
-            {name: value for name, value in vars(row).items() if name != "latency"} for row in (*self.rows, self.all)
-        ]
+        shown = [field.name for field in fields(Row) if field.name != "latency"]
+        rows = [{name: getattr(row, name) for name in shown} for row in (*self.rows, self.all)]
         write_durably(file, json.dumps({"calls": rows, "slo": slo, "warnings": self.warnings, **self.data}))
 
     @property
@@ -123,19 +119,16 @@ def summary(result: Result) -> str:
     for row in (*result.rows, result.all):
         times = ("–" if value is None else f"{value:.0f}" for value in (row.p50, row.p95, row.p99, row.worst))
         lines.append([row.name, str(row.calls), f"{row.rate:.1f}", *times, f"{row.error_rate:.1%}"])
-    stages = [
-        [f"{each['model']} {each['stage']}", f"{each['mean_ms']:.2f}"] for each in result.data["server"]["stages"]
-    ]
+    stages = [[f"{one['model']} {one['stage']}", f"{one['mean_ms']:.2f}"] for one in result.data["server"]["stages"]]
     return table(lines) + (f"\n\n{table([['stage of the gateway', 'mean ms'], *stages])}" if stages else "")
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
     """Format a table as text."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(lines, padded, strict=True)
-    )
+    first, *others = widths
+    padded = ([cell.rjust(width) for cell, width in zip(line[1:], others, strict=True)] for line in lines)
+    return "\n".join("  ".join([line[0].ljust(first), *rest]) for line, rest in zip(lines, padded, strict=True))
 
 
 def milliseconds(value: Any) -> Any:
@@ -172,7 +165,11 @@ class Slo(pydantic.BaseModel):
         whom = [getattr(self, name) for name in _WHOM]
         if not any(whom):
             return [result.all]
-        found = [row for row in result.rows if _fits(whom, row.name)]
+        found = []
+        for row in result.rows:
+            parts = [*row.name.split(" "), "", ""]
+            if all(wanted in {"", part} for wanted, part in zip(whom, parts, strict=False)):
+                found.append(row)
         return found or [Row(name=" ".join(each or "any" for each in whom))]
 
 
@@ -194,10 +191,7 @@ class Finding:
 
 
 def read_slos(file: pathlib.Path) -> list[Slo]:
-    """Read thresholds: a `[[slo]]` table each, with model, mode and method to narrow it down.
-
-    Raises ScenarioError: the file can't be read or understood; the message says where.
-    """
+    """Read thresholds, a `[[slo]]` table each. Raises ScenarioError: the file can't be read or understood."""
     try:
         return _File(**tomllib.loads(file.read_text())).slo
     except pydantic.ValidationError as error:
@@ -209,21 +203,14 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
 
 def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
     """Compare a result with thresholds. A threshold on calls of which there were none is breached."""
-    return [finding for slo in slos for row in slo.rows(result) for finding in _compare(row, slo)]
-
-
-def _fits(whom: Sequence[str], name: str) -> bool:
-    parts = [*name.split(" "), "", ""]
-    return all(wanted in {"", part} for wanted, part in zip(whom, parts, strict=False))
-
-
-def _compare(row: Row, slo: Slo) -> Iterator[Finding]:
-    for limit in LIMITS:
-        if (allowed := getattr(slo, limit)) is None:
-            continue
-        measured = getattr(row, "rate" if limit == "min_rate" else limit) if row.calls else None
-        kept = measured is not None and (measured >= allowed if limit == "min_rate" else measured <= allowed)
-        yield Finding(row.name, limit, allowed, measured, kept)
+    findings = []
+    for slo in slos:
+        for row, limit in itertools.product(slo.rows(result), LIMITS):
+            if (allowed := getattr(slo, limit)) is not None:
+                measured = getattr(row, "rate" if limit == "min_rate" else limit) if row.calls else None
+                kept = measured is not None and (measured >= allowed if limit == "min_rate" else measured <= allowed)
+                findings.append(Finding(row.name, limit, allowed, measured, kept))
+    return findings
 
 
 def findings_table(findings: Sequence[Finding]) -> str:

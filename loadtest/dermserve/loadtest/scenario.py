@@ -103,8 +103,7 @@ class Scenario(pydantic.BaseModel):
     @property
     def peak_users(self) -> int:
         """Users at the shape's peak."""
-        needed = 8 if self.rate is None else max(2, math.ceil(self.rate * _SECONDS_BETWEEN_CALLS))
-        return self.users or needed
+        return self.users or (8 if self.rate is None else max(2, math.ceil(self.rate * _SECONDS_BETWEEN_CALLS)))
 
     def users_at(self, seconds: float) -> int | None:
         """Return the number of users at a time after the start, at least one; None when the test is over."""
@@ -138,22 +137,17 @@ def first_fault(error: pydantic.ValidationError) -> str:
 
 
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
-    """Read up to 256 photos in a folder and below, or draw eight, and scale each to all longer sides in pixels.
-
-    Raises ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
-    """
-    drawn = (draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS))
-    originals = [_checked(file) for file in _files(folder)] if folder else list(drawn)
-    return [_scale(photo, side) for photo in originals for side in sides] if sides else originals
-
-
-def _files(folder: str) -> list[pathlib.Path]:
-    if not pathlib.Path(folder).is_dir():
+    """Read up to 256 photos below a folder, or draw eight, scaled to each longer side; a ScenarioError for bad ones."""
+    if not folder:
+        photos = [draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS)]
+    elif not pathlib.Path(folder).is_dir():
         raise ScenarioError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
-    found = (file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    if files := sorted(found)[:_MOST_PHOTOS]:
-        return files
-    raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
+    else:
+        found = sorted(pathlib.Path(folder).rglob("*"))
+        files = [file for file in found if file.suffix.lower() in _SUFFIXES and file.is_file()][:_MOST_PHOTOS]
+        if not (photos := [_checked(file) for file in files]):
+            raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
+    return [_scale(photo, side) for photo in photos for side in sides] if sides else photos
 
 
 def _scale(photo: bytes, side: int) -> bytes:
@@ -182,9 +176,8 @@ def share_off(pace: Mapping[str, int]) -> float:
 class Timeline:
     """The times at which the calls of one user of an open loop are due, however late the answers are.
 
-    Locust's `constant_throughput` silently drops calls that come due during a slow call, and so hides the latency of
-    waiting callers (coordinated omission). Here they stay due, and those that start at `counted_from` or later are
-    counted. The first call is due after a share `phase` of an interval, so that users don't call at the same moments.
+    Locust's `constant_throughput` drops calls that come due during a slow one (coordinated omission); here they stay
+    due. Those that start at `counted_from` or later are counted. The first is due after a share `phase` of an interval.
     """
 
     def __init__(
@@ -210,10 +203,7 @@ class Timeline:
         return due
 
     def finish(self, at: float = math.inf) -> Counter[str]:
-        """Count the calls that came due (`wanted`), were `started`, and of these were `late`; not one due just now.
-
-        Calls due after `at` were not wanted.
-        """
+        """Count the calls that came due (`wanted`) by now and by `at`, were `started`, and of these were `late`."""
         overdue = min(self._clock(), at) - TOLERANCE - self._next
         never = int(overdue / self._interval) + 1 if overdue >= 0 else 0
         self._pace["wanted"] = self._pace["started"] + never

@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import gevent
 import grpc
@@ -24,6 +24,8 @@ from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 grpc_gevent.init_gevent()
 
+Answer: TypeAlias = classifier_pb2.ClassifyResponse
+StreamAnswer: TypeAlias = classifier_pb2.ClassifyStreamResponse
 _CONNECTIONS = 4  # of each process, which its users share
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # otherwise the channels of one process share a connection
@@ -45,11 +47,10 @@ class CallError(Exception):
 
 
 class ClassifyUser(User):
-    """A user of the gateway, the base class for users of your own locustfile.
+    """A user of the gateway, the base class for users of your own locustfile: `locust -f FILE --host HOST:PORT`.
 
-    `locust -f FILE --host HOST:PORT` runs it; every call is reported once, as "Classify MODEL MODE". Without tasks of
-    its own it classifies photos by `mix`, again and again. A failed call is reported and returns None; it raises
-    nothing.
+    Without tasks of its own it classifies photos by `mix`. Every call is reported once, as "Classify MODEL MODE"; one
+    that failed returns None and raises nothing.
     """
 
     abstract = True
@@ -74,9 +75,8 @@ class ClassifyUser(User):
         if not self.host:
             raise ValueError("no gateway to call: give --host HOST:PORT, or set `host` in the locustfile")
         target = self.host.removeprefix("http://").removeprefix("https://").rstrip("/")
-        channel = grpc.intercept_channel(
-            next(_channels(target, self.tls)), ReportCalls(self._report, due=self.take_due)
-        )
+        calls = ReportCalls(self._report, due=self.take_due)
+        channel = grpc.intercept_channel(next(_channels(target, self.tls)), calls)
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
         """The gRPC stub, for other calls, which are reported, too."""
 
@@ -88,29 +88,25 @@ class ClassifyUser(User):
         else:
             self.classify(model=part.model, mode=part.mode)
 
-    def classify(
-        self, photo: bytes | None = None, *, model: str, mode: str = "NONE"
-    ) -> classifier_pb2.ClassifyResponse | None:
+    def classify(self, photo: bytes | None = None, *, model: str, mode: str = "NONE") -> Answer | None:
         """Classify a file, or one of `photos`, with mode "NONE", "FULL" or "ADAPTIVE"; return None when it failed."""
         self._yield_to_stop()
         try:
-            answer: classifier_pb2.ClassifyResponse = self.stub.Classify(
+            answer: Answer = self.stub.Classify(
                 self._request(photo, model, mode), timeout=self.deadline, metadata=tuple(self.metadata.items())
             )
         except grpc.RpcError:
             return None
         return answer
 
-    def classify_stream(
-        self, count: int, *, model: str, mode: str = "NONE"
-    ) -> list[classifier_pb2.ClassifyStreamResponse]:
+    def classify_stream(self, count: int, *, model: str, mode: str = "NONE") -> list[StreamAnswer]:
         """Classify `count` of the photos over one stream; return the answers that came, in the order they came."""
         self._yield_to_stop()
         requests = (
             classifier_pb2.ClassifyStreamRequest(id=str(index), request=self._request(None, model, mode))
             for index in range(count)
         )
-        answers: list[classifier_pb2.ClassifyStreamResponse] = []
+        answers: list[StreamAnswer] = []
         metadata = tuple(self.metadata.items())
         with contextlib.suppress(grpc.RpcError):
             answers.extend(self.stub.ClassifyStream(requests, timeout=self.deadline * count, metadata=metadata))

@@ -1,7 +1,4 @@
-"""The model contract: what every version directory holds, for its writers and readers (docs/model-contract.md).
-
-Imports neither TensorFlow nor numpy, so the gateway can read what the exporter wrote.
-"""
+"""The model contract (docs/model-contract.md), without TensorFlow and numpy: what every version directory holds."""
 
 from enum import StrEnum
 

@@ -74,7 +74,6 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
 
 
 def _validate_risk(card: card_pb2.Card) -> None:
-    """Check the thresholds of the malignancy risk, if they are given."""
     points = {name: getattr(card.calibration, name) for name in ("rule_out", "rule_in")}
     given = [name for name in points if card.calibration.HasField(name)]
     if not given:

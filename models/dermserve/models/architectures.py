@@ -1,8 +1,4 @@
-"""The two networks in Keras, as in the papers; loading their weights, and the digest of weights.
-
-Each takes float32 RGB in 0..255, normalises it for its backbone, and returns logits and the pooled features, from which
-the out-of-distribution score is computed. The softmax with its temperature is added at export.
-"""
+"""The two networks in Keras, as in the papers; loading their weights, and the digest of weights."""
 
 import contextlib
 import hashlib
@@ -29,8 +25,7 @@ def build(
 ) -> keras.Model:
     """Build a network of SPECS: RGB in 0..255 [N, S, S, 3] → {"logits": float32 [N, C], "features": float32 [N, F]}.
 
-    `backbone_weights` are "imagenet" (Keras downloads them), a file, or None for random ones of the layer "backbone".
-    `dropout` before the logits is the paper's when None; `l2` is the weight penalty of the hidden dense layer.
+    `backbone_weights`: "imagenet" (Keras downloads them), a file or None (random); `dropout`: None is the paper's.
     """
     spec, resnet = SPECS[name], name == "resnet50"
     shape, rate = (spec.input_side, spec.input_side, 3), 0.4 if dropout is None else dropout

@@ -14,19 +14,15 @@ import click
 from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.options import store_option
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 SHIPPED = Path(__file__).parent / "shipped"  # folder of the runs whose weights dermserve ships, by model
 
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
-@click.option(
-    "--store", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
-    help="The versioned store: a folder, or s3://… or gs://….",
-)  # fmt: skip
+@store_option
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Repeatable. [default: all]")
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
 @click.option(
@@ -34,22 +30,15 @@ SHIPPED = Path(__file__).parent / "shipped"  # folder of the runs whose weights 
     type=lambda text: text if text == "imagenet" else str(_FILE.convert(text, None, None)),
     help="ImageNet weights of the backbone alone, from a file or as Keras downloads them; the head is random.",
 )  # fmt: skip
-@click.option(
-    "--random", "random_weights", is_flag=True, help="Random weights, always the same, for trying things out."
-)
+@click.option("--random", "random_weights", is_flag=True, help="Random weights, always the same, to try things out.")
 @click.option(
     "--graph", type=click.Choice(["frozen", "folded-variables"]),
     help="Weights as constants, which is fastest, or as variables, which takes less memory. [default: frozen]",
 )  # fmt: skip
 def export(
-    run: Path | None,
-    store: str,
-    models: tuple[str, ...],
-    weights: Path | None,
-    init_weights: str | None,
-    random_weights: bool,
-    graph: str | None,
-) -> None:
+    run: Path | None, base: str, models: tuple[str, ...], weights: Path | None, init_weights: str | None,
+    random_weights: bool, graph: str | None,
+) -> None:  # fmt: skip
     """Export models as SavedModels that TensorFlow Serving can load, each checked before it appears.
 
     With RUN, the folder of a finished and evaluated `dermserve train`, export its model. Otherwise export the models
@@ -68,16 +57,16 @@ def export(
     anew, graph = bool(given or graph), graph or "frozen"
     try:
         if run is not None:
-            export_version(run.name, store, run=run, graph=graph)
+            export_version(run.name, base, run=run, graph=graph)
             return
         for model in models or tuple(SPECS):
-            present = open_store(store).versions(model)
+            present = open_store(base).versions(model)
             if present and not anew:
-                click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
+                click.echo(f"{model}: version {present[-1]} is in {base}", err=True)
             elif not given and (SHIPPED / model).is_dir():
-                export_version(model, store, run=SHIPPED / model, graph=graph)
+                export_version(model, base, run=SHIPPED / model, graph=graph)
             else:
-                export_version(model, store, weights=weights, backbone=init_weights, graph=graph)
+                export_version(model, base, weights=weights, backbone=init_weights, graph=graph)
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
@@ -86,7 +75,7 @@ def export_version(what: str, store: str, *, run: Path | None = None, **how: Any
     """Make a version of a run or a model and report it; show TensorFlow's own messages only if it fails."""
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
-    with _native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
+    with _native_stderr_held():
         from dermserve.models import exporter
 
         version = exporter.export(run or what, store, **how)
@@ -95,18 +84,15 @@ def export_version(what: str, store: str, *, run: Path | None = None, **how: Any
 
 
 @contextlib.contextmanager
-def _native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Hold back what native code writes to file descriptor 2, and show it if the block raises another exception.
-
-    TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
-    """
+def _native_stderr_held() -> Iterator[None]:
+    """Hold back what native code writes to descriptor 2, such as TensorFlow's hints; show it after an odd error."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except unless:
+        except (ImportError, LifecycleError, OSError):
             raise
         except BaseException:
             held.seek(0)

@@ -1,7 +1,4 @@
-"""Export a run, or a model with other weights, as a version of a store: build the graph, check it, publish it.
-
-Importing this module imports TensorFlow, which takes seconds.
-"""
+"""Export a run, or a model with other weights, as a version of a store. Takes seconds to import, as TensorFlow does."""
 
 import dataclasses
 import datetime
@@ -85,9 +82,7 @@ def run_content(folder: Path) -> Content:
     """Read a finished and evaluated run. Raises RunError: it is not one, or it is a teacher's."""
     run = FinishedRun(folder)
     if run.experiment.teacher is not None:
-        raise RunError(
-            f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: export its student"
-        )
+        raise RunError(f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: use its student")
     calibration = run.calibration
     facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
     provenance = card_pb2.Provenance(
@@ -124,7 +119,13 @@ def write_version(content: Content, base: Path | str, *, sign: Path | None = Non
     """Export a version into a store, and return its number. It appears only once every signature has been checked."""
     spec, store = SPECS[content.network.name], open_store(base)
     card = _make_card(content, spec)
-    tflite = content.tflite and _with_card(content, content.tflite, card)
+    if (tflite := content.tflite) is not None:
+        if records.read_file(tflite, records.SOURCE) != records.source_digest(content.network, **content.scoring):
+            raise VerificationError(
+                "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are"
+                " not those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
+            )
+        tflite = records.with_files(tflite, {records.CARD: render_card(card)})
     sys.dont_write_bytecode = True  # else AutoGraph, which imports modules that it writes, leaves a folder in TMPDIR
     with store.staged(spec.name) as staging:
         _save(content, card, spec, staging)
@@ -167,16 +168,6 @@ def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
     card.provenance.exported_at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     card.provenance.exporter = f"dermserve {importlib.metadata.version('dermserve')}"
     return card
-
-
-def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
-    """Add the card to a TensorFlow Lite model, which must have been converted from this content."""
-    if records.read_file(model, records.SOURCE) != records.source_digest(content.network, **content.scoring):
-        raise VerificationError(
-            "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
-            " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
-        )
-    return records.with_files(model, {records.CARD: render_card(card)})
 
 
 def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: Path) -> None:

@@ -1,12 +1,9 @@
-"""Fold layers into the convolution before or after them, for inference.
+"""Fold batch normalisation, padding and activations into convolutions, for inference.
 
-Batch normalisation: Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2: with γ, β, μ, σ² fixed,
-BN(conv(x, W) + b) = conv(x, W·γ/σ) + (b - μ)·γ/σ + β.
-
-Activations and padding: TensorFlow with oneDNN computes BiasAdd and hard swish within the convolution, if hard swish
-has the form that its optimiser looks for (tensorflow/core/grappler/optimizers/remapper.cc, `_FusedHardSwish`). Keras
-writes another form. Padding with zeros costs nothing if the convolution's own "same" pads equally.
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018,
+section 3.2: with γ, β, μ, σ² fixed, BN(conv(x, W) + b) = conv(x, W·γ/σ) + (b - μ)·γ/σ + β. TensorFlow with oneDNN
+computes hard swish within the convolution if it has the form that its optimiser looks for, which is not Keras's
+(tensorflow/core/grappler/optimizers/remapper.cc, `_FusedHardSwish`). A convolution's own "same" padding costs nothing.
 """
 
 from typing import Any
@@ -20,13 +17,17 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Model:
-    """Copy a network with every batch normalisation that directly follows a convolution folded into it.
+    """Copy a network, with models in it, for inference, with batch norm right after a convolution folded into it.
 
-    Nested models are folded, too. Batch norm elsewhere, such as before a dense layer, stays. In inference the copy
-    computes the same, except for rounding. It can't be trained. When `fusible`, hard swish and padding are written so
-    that TensorFlow computes them with the convolution, too; TensorFlow Lite fuses hard swish as Keras writes it.
+    `fusible` also writes hard swish and padding as TensorFlow, but not TensorFlow Lite, computes them with a
+    convolution.
     """
-    by_convolution = _foldable(network)
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    by_convolution = {
+        before.name: norm
+        for before, norm in ((_feeds_alone(norm), norm) for norm in norms)
+        if isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear
+    }
     padded = _padded(network) if fusible else {}
     gone = {norm.name for norm in by_convolution.values()} | set(padded.values())
 
@@ -54,17 +55,6 @@ def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Mod
     return copy
 
 
-def _foldable(network: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Map each convolution to the batch normalisation that can be folded into it."""
-    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    pairs = [(_feeds_alone(norm), norm) for norm in norms]
-    return {
-        before.name: norm
-        for before, norm in pairs
-        if isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear
-    }
-
-
 def _feeds_alone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
     """Return the layer before this one, if its output goes nowhere else."""
     before = layer.input._keras_history.operation
@@ -84,9 +74,7 @@ def _padded(network: keras.Model) -> dict[str, str]:
     return pairs
 
 
-def _same_padding(
-    sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
+def _same_padding(sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Any, ...]:
     """Return the zeros that "same" adds before and after each side (https://www.tensorflow.org/api_docs/python/tf/nn)."""
     found = []
     for size, extent, stride in zip(sizes, kernel, strides, strict=True):

@@ -1,9 +1,4 @@
-"""The served graph: one core, and the four signatures that call it.
-
-Batch norm is folded. TensorFlow Serving runs a frozen graph (variables turned into constants) fastest; variables take
-less memory. The C++ loader finds the variables of a Keras 3 model only if they are tracked by name. All signatures call
-one function, so the weights are on disk once.
-"""
+"""The served graph: one core, which has the weights, and the four signatures that call it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +22,8 @@ Core: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 class FeatureDistance:
     """An out-of-distribution score: squared Mahalanobis distance of the features to the nearest class mean.
 
-    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
-    2018, with the precision matrix factored: score = min over c of |projection · (features - centers[c])|².
+    score = min over c of |projection · (features - centers[c])|² (Lee et al., "A Simple Unified Framework for Detecting
+    Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018).
     """
 
     centers: NDArray[np.float32]  # float32 [C, F]
@@ -44,22 +39,19 @@ class FeatureDistance:
 def freeze_core(
     network: keras.Model, *, temperature: float = 1.0, distance: FeatureDistance | None = None, frozen: bool = True
 ) -> Core:
-    """Turn a network into a function, with its variables as constants if `frozen`.
+    """Turn a network into a function of uint8 [N, H, W, 3] that returns what `scored` does.
 
-    The logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017). Without `distance` the out-of-distribution score is the energy, -log Σ exp(logits) (Liu et
-    al., "Energy-based Out-of-distribution Detection", NeurIPS 2020). Returns uint8 [N, H, W, 3] → what `scored`
-    returns; its attribute `tracked` is what its SavedModel must track.
+    Its attribute `tracked` is what its SavedModel must track. Frozen it is fastest; with variables it takes less
+    memory. Logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017). Without `distance` the score is the energy, -log Σ exp(logits) (Liu et al., "Energy-based
+    Out-of-distribution Detection", NeurIPS 2020).
     """
     folded = fold_batch_norm(network, fusible=True)
-    height, width = network.inputs[0].shape[1:3]
+    pixels = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.uint8, name=Input.IMAGES)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, height, width, 3], tf.uint8, name=Input.IMAGES)], autograph=False
-    )
+    @tf.function(input_signature=[pixels], autograph=False)
     def infer(images: Tensor) -> dict[str, Tensor]:
-        outputs = folded(tf.cast(images, tf.float32), training=False)
-        return scored(outputs, temperature=temperature, distance=distance)
+        return scored(folded(tf.cast(images, tf.float32), training=False), temperature=temperature, distance=distance)
 
     concrete = infer.get_concrete_function()
     constant = convert_variables_to_constants_v2(concrete) if frozen else None
@@ -98,10 +90,9 @@ def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
 
 
 def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:
-    """Build the four signatures of the model contract around a core, as ConcreteFunctions by name.
+    """Build the four signatures of the contract as ConcreteFunctions by name, `tta` with the standard views `views`.
 
-    The signatures of pixels refuse images that are not [N, side, side, 3], and an empty batch, with INVALID_ARGUMENT.
-    `views` are the standard views that `tta` makes, and `card` is the JSON that `describe` returns.
+    Those of pixels refuse an empty batch and images that are not [N, side, side, 3] with INVALID_ARGUMENT.
     """
     # TensorFlow Serving does not compare a request with the placeholder, so the graph must check the size. Optimisers
     # would remove a check of what the placeholder already states: so it states no size.

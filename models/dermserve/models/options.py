@@ -7,6 +7,11 @@ from typing import Any
 
 import click
 
+store_option = click.option(
+    "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
+    show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
+)  # fmt: skip
+
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Make one decorator of several, in the order in which --help is to list them."""

@@ -1,7 +1,6 @@
-"""The files beside a version's graph: requests to warm it up with, golden predictions, and what model.tflite holds.
+"""The files beside a version's graph: warm-up requests, golden predictions, and the files in model.tflite.
 
-A TensorFlow Lite model has labels, its version's card and the digest of its source in an uncompressed zip archive at
-the end (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata).
+Those are in an uncompressed zip archive at its end (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata).
 """
 
 import hashlib
@@ -33,11 +32,9 @@ _Request: TypeAlias = tuple[Signature, dict[str, Any]]
 
 
 def write_warmup_records(version_folder: Path, *, model: str, side: int) -> None:
-    """Write the records that TensorFlow Serving replays when it loads a version, so that the first answer is fast.
+    """Write the requests that TensorFlow Serving replays when it loads a version (tfx/serving/saved_model_warmup).
 
-    TensorFlow optimises a graph once for each set of requested outputs. Like the gateway, the records request all
-    outputs (no output_filter): of one view and of ten, of `tta`, of the card, and of `encoded`, which others call.
-    https://www.tensorflow.org/tfx/serving/saved_model_warmup
+    TensorFlow optimises a graph for each set of requested outputs: as the gateway, they request all.
     """
     gray = np.full((10, side, side, 3), 127, np.uint8)
     _write(version_folder / WARMUP, model, [(Signature.SERVING_DEFAULT, {Input.IMAGES: gray}), *_of_each(gray[:1])])
@@ -51,9 +48,8 @@ def write_golden_predictions(version_folder: Path, run: LoadedVersion, *, model:
 def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     """Make pictures of coloured patches, always the same ones: uint8 [count, side, side, 3]."""
     patches = np.random.default_rng(0).integers(0, 256, (count, _PATCHES, _PATCHES, 3), np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in patches]
-    )
+    images = map(Image.fromarray, patches)
+    return np.stack([np.asarray(one.resize((side, side), Image.Resampling.BICUBIC)) for one in images])
 
 
 def _of_each(images: NDArray[np.uint8]) -> list[_Request]:

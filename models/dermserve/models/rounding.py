@@ -1,7 +1,6 @@
 """How much outputs of the same network may differ on another processor, or in a batch of another size.
 
-Processors add the same numbers in different orders. In float32 each addition rounds by up to 2⁻²⁴ of its result
-(Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2), and so do the layers that follow.
+float32 additions round by 2⁻²⁴ (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2).
 """
 
 from collections.abc import Mapping
@@ -17,10 +16,7 @@ ROUNDING = 2.0**-16
 Measured on unit features of both shipped networks, oneDNN on and off, AVX2 and AVX-512, batches of 1 and 12: 2⁻²¹.
 """
 MAX_GAIN = 2000.0
-"""How many times as far as unit features the root of an out-of-distribution score, a distance, may move.
-
-So the distance is exact to MAX_GAIN × ROUNDING = 0.03.
-"""
+"""How many times as far as unit features the root of a score, a distance, may move: so it is exact to 0.03."""
 
 
 def allowed(expected: Mapping[str, NDArray[np.float32]], *, temperature: float) -> dict[str, float]:

@@ -1,7 +1,4 @@
-"""Check a SavedModel before it becomes a version, through the session loader that TensorFlow Serving uses.
-
-`tf.saved_model.load` proves nothing: a SavedModel can work there and fail every Predict in TensorFlow Serving.
-"""
+"""Check a SavedModel through TensorFlow Serving's session loader: one that tf.saved_model.load takes may fail in it."""
 
 import contextlib
 import io
@@ -34,7 +31,13 @@ class VerificationError(RuntimeError):
 def verify(run: "LoadedVersion") -> card_pb2.Card:
     """Check every promise of the model contract that can be checked without right answers; return the card."""
     _check_batch_dimensions(run.signatures)
-    card = _check_describe(run)
+    cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b"", b"any"], object)})[Output.CARD]
+    if cards.shape != (2,) or cards[0] != cards[1]:
+        raise VerificationError("signature describe: two queries must give two equal cards")
+    try:
+        card = parse_card(cards[0])
+    except CardError as error:
+        raise VerificationError(f"signature describe: {error}") from error
     _check_refusals(run, side=card.input.height)
     images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
     single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
@@ -89,16 +92,6 @@ def _check_batch_dimensions(definitions: Mapping[str, meta_graph_pb2.SignatureDe
                     raise VerificationError(f"signature {signature}: {kind} {name} has no batch dimension")
 
 
-def _check_describe(run: LoadedVersion) -> card_pb2.Card:
-    cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b"", b"any"], object)})[Output.CARD]
-    if cards.shape != (2,) or cards[0] != cards[1]:
-        raise VerificationError("signature describe: two queries must give two equal cards")
-    try:
-        return parse_card(cards[0])
-    except CardError as error:
-        raise VerificationError(f"signature describe: {error}") from error
-
-
 def _check_refusals(run: LoadedVersion, *, side: int) -> None:
     wrong = ((side // 2, side // 2, 3), (side, side + 1, 3), (side + 1, side, 3), (side, side, 1), (side, side, 4))
     for signature, size in itertools.product((Signature.SERVING_DEFAULT, Signature.TTA), wrong):
@@ -109,10 +102,8 @@ def _check_refusals(run: LoadedVersion, *, side: int) -> None:
             cause = error.__cause__
         # Python's session compares with the placeholder and raises ValueError; that is not a refusal by the graph.
         if not isinstance(cause, tf.errors.InvalidArgumentError):
-            raise VerificationError(
-                f"signature {signature}: the graph must refuse images of {size} with INVALID_ARGUMENT, as"
-                " TensorFlow Serving does not"
-            )
+            what = f"the graph must refuse images of {size} with INVALID_ARGUMENT"
+            raise VerificationError(f"signature {signature}: {what}")
 
 
 def _check_scores(signature: Signature, outputs: Mapping[str, Array], *, classes: int) -> None:
@@ -141,8 +132,7 @@ def _check_tta(run: LoadedVersion, images: NDArray[np.uint8], card: card_pb2.Car
         means = {name: value.mean(0) for name, value in views.items()}
         means[Output.OOD_SCORE] = views[Output.OOD_SCORE][0]
         means[Output.VIEW_PROBABILITIES] = views[Output.PROBABILITIES]
-        found = {name: value[index] for name, value in outputs.items()}
-        _check_close(Signature.TTA, found, means, card)
+        _check_close(Signature.TTA, {name: value[index] for name, value in outputs.items()}, means, card)
 
 
 def _check_close(
@@ -154,7 +144,5 @@ def _check_close(
         if name in expected:
             worst = float(np.abs(comparable(name, outputs[name]) - comparable(name, expected[name])).max())
             if not worst <= limit:
-                raise VerificationError(
-                    f"signature {signature}: {name} differs from serving_default by {worst:.2g}, more than rounding"
-                    f" explains ({limit:.2g})"
-                )
+                what = f"{name} differs from serving_default by {worst:.2g}, more than rounding's {limit:.2g}"
+                raise VerificationError(f"signature {signature}: {what}")

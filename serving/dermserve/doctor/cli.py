@@ -83,8 +83,7 @@ def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
         if ends <= now:
             yield error("CERTIFICATE_EXPIRED", f"{whose}: expired on {ends:%Y-%m-%d}", "renew it")
         elif ends - now < _SOON:
-            days = (ends - now).days
-            text = f"{whose}: expires on {ends:%Y-%m-%d}, in {days} days"
+            text = f"{whose}: expires on {ends:%Y-%m-%d}, in {(ends - now).days} days"
             yield warning("CERTIFICATE_EXPIRES", text, "renew it; the gateway needs no restart")
         if certificate.not_valid_before_utc > now:
             text = f"{whose}: not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
@@ -146,17 +145,13 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
     finally:
         await servers.close()
     if not any(model.reachable for model in catalog.models.values()):
-        faults = [server.fault for server in servers.all if server.fault]
-        return [_unreachable(config, name, faults[0] if faults else ModelServerUnreachableError())]
+        why = next((server.fault for server in servers.all if server.fault), ModelServerUnreachableError())
+        details = getattr(why.__cause__, "details", lambda: None)() or str(why)
+        remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
+        if config.tfs_tls_ca:
+            remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
+        return [error("TFS_UNREACHABLE", f"{name} does not answer: {details}", remedy)]
     return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
-
-
-def _unreachable(config: Config, address: str, fault: Exception) -> Finding:
-    details = getattr(fault.__cause__, "details", lambda: None)() or str(fault)
-    remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
-    if config.tfs_tls_ca:
-        remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
-    return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
 
 
 def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:

@@ -1,8 +1,4 @@
-"""The edge: an Envoy in front of the gateway that speaks HTTP, JSON and gRPC-Web, and serves the page.
-
-This package writes Envoy's configuration, the same for one machine and for Kubernetes, and holds the files that are
-served. It handles no request: Envoy does.
-"""
+"""The edge: the configuration and files of an Envoy in front of the gateway, on one machine and in Kubernetes."""
 
 from dermserve.edge.config import envoy_config, write_config
 from dermserve.edge.settings import SITE, Settings, SettingsError, read_keys

@@ -26,13 +26,11 @@ def edge() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=pathlib.Path),
               help="File to write; else stdout, without certificates.")  # fmt: skip
 def config(out: pathlib.Path | None, **chosen: Any) -> None:
-    """Print Envoy's configuration (YAML, for `envoy -c FILE.yaml`).
+    """Print Envoy's configuration (YAML, for `envoy -c FILE.yaml`), with digests of API keys.
 
-    It contains digests of API keys, not the keys. Certificates are in files beside it, which Envoy reads again when
-    they change.
+    Certificates are in files beside it, which Envoy reads again when they change.
     """
-    given = {name: value for name, value in chosen.items() if value is not None}
-    settings = Settings(**given)
+    settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
     if out is None:
         click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
     else:
@@ -56,8 +54,4 @@ def files(to: pathlib.Path, store: pathlib.Path | None) -> None:
     """Write the page, and what it needs to work without a network, into the folder TO, which is emptied first."""
     if to.exists() and any(to.iterdir()) and not (to / "openapi.json").exists():
         raise click.UsageError(f"{to} holds something else than an earlier copy of the page, which would be deleted")
-    try:
-        found = gather(to, store=store)
-    except OSError as error:
-        raise click.ClickException(f"can't write {error.filename}: {error.strerror}") from error
-    click.echo(json.dumps(found))
+    click.echo(json.dumps(gather(to, store=store)))

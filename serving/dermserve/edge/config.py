@@ -22,9 +22,7 @@ ON_DEVICE = "mobilenet_v3_small"  # the model that is small enough for a phone
 
 
 def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> dict[str, str]:
-    """Write the configuration as YAML, for `envoy -c FOLDER/envoy.yaml`.
-
-    Returns `envoy.yaml`, and a file for each certificate, which Envoy watches and for which it needs the folder.
+    """Write `envoy.yaml`, and a file for each certificate, which Envoy watches in the folder; return texts by name.
 
     Raises SettingsError: the file of API keys can't be used, or certificates are set and no folder.
     """
@@ -37,9 +35,7 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
     }
     secrets = {name: files for name, files in certificates.items() if files[0]}
     if secrets and folder is None:
-        raise SettingsError(
-            "certificates are in files beside the configuration, so that Envoy reloads them: give --out"
-        )
+        raise SettingsError("certificates are in files beside the configuration, which Envoy reloads: give --out")
     environment = jinja2.Environment(  # noqa: S701 - YAML; each value is quoted by `q`
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -47,7 +43,12 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
         lstrip_blocks=True,
     )
     environment.filters["q"] = functools.partial(json.dumps, default=str)
-    values = _values(settings) | {"sds": functools.partial(_sds, folder)}
+
+    def sds(name: str) -> str:
+        source = {"path_config_source": {"path": str(folder and folder / f"{name}.yaml")}, "resource_api_version": "V3"}
+        return json.dumps({"name": name, "sds_config": source})
+
+    values = _values(settings) | {"sds": sds}
 
     def part(name: str, width: int, **more: Any) -> str:
         text = environment.get_template(name).render(values, part=part, **more)
@@ -59,27 +60,23 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
 
 
 def write_config(settings: Settings, out: pathlib.Path) -> None:
-    """Write the configuration to a file that only its owner and group can read, and what it names beside it.
-
-    Raises SettingsError: the file of API keys can't be used.
-    """
+    """Write the configuration and the files beside it, for owner and group. Raises SettingsError: bad API keys."""
     for name, text in envoy_config(settings, folder=out.absolute().parent).items():
         file = out if name == "envoy.yaml" else out.with_name(name)
         file.touch(mode=0o640)
         file.write_text(text, encoding="utf-8")
 
 
-def _sds(folder: pathlib.Path | None, name: str) -> str:
-    source = {"path_config_source": {"path": str(folder and folder / f"{name}.yaml")}, "resource_api_version": "V3"}
-    return json.dumps({"name": name, "sds_config": source})
-
-
 def _values(settings: Settings) -> dict[str, Any]:
+    text = importlib.resources.files("dermserve.v1").joinpath("dermserve.protoset").read_bytes()
+    described = descriptor_pb2.FileDescriptorSet.FromString(text)
+    for file in described.file:
+        file.ClearField("source_code_info")  # comments
     return {
         "s": settings,
         "address": _address,
         "authenticates": settings.authenticates,
-        "descriptors": _descriptors(),
+        "descriptors": base64.b64encode(described.SerializeToString(deterministic=True)).decode(),
         "files": list(_files(settings)),
         "gateway_name": settings.gateway_tls_name or split_address(settings.gateway, name="gateway")[0],
         "keys": read_keys(settings.keys) if settings.keys else {},
@@ -108,25 +105,11 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
             }
 
 
-def _descriptors() -> str:
-    """Return the descriptors of the API's files and their imports, without comments, as base64."""
-    text = importlib.resources.files("dermserve.v1").joinpath("dermserve.protoset").read_bytes()
-    found = descriptor_pb2.FileDescriptorSet.FromString(text)
-    for file in found.file:
-        file.ClearField("source_code_info")
-    return base64.b64encode(found.SerializeToString(deterministic=True)).decode()
-
-
 def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
-    """Write all files that Envoy serves into a folder, which is emptied first.
+    """Write all files that Envoy serves into a folder, which is emptied first; return the content of device/index.json.
 
-    The on-device model is that of the highest version in the store that has one; none without a store. The on-device
-    runtime and the API page are left out where `make web` has not been run.
-
-    Returns:
-        The content of device/index.json: "runtime", and "model" and "version" when there is one to run.
-
-    Raises OSError: a file can't be read or written.
+    The on-device model is that of the highest version in the store that has one, if any. The on-device runtime and the
+    API page are left out where `make web` has not been run. Raises OSError.
     """
     if to.exists():
         shutil.rmtree(to)

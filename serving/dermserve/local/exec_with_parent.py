@@ -1,11 +1,7 @@
-"""Run a command that the kernel kills when the process that started it dies.
+"""Run `exec_with_parent.py PARENT_PID COMMAND...`: a command that the kernel kills when that process dies.
 
-Run it as a script: `python exec_with_parent.py PARENT_PID COMMAND...`. A preexec function would be unsafe in a process
-with threads. Linux only (PR_SET_PDEATHSIG, which survives exec): on other systems the children of a launcher that gets
-SIGKILL continue to run.
-
-The kernel sends the signal when the parent's *thread* ends: start children from a thread that lives as long as they
-should.
+Linux only (PR_SET_PDEATHSIG, which survives exec). The kernel sends the signal when the parent's *thread* ends: start
+children from a thread that lives as long as they should. A preexec function would be unsafe in a process with threads.
 """
 
 import ctypes

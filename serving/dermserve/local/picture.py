@@ -11,11 +11,7 @@ _SKIN, _PIGMENT = (224.0, 178.0, 152.0), (96.0, 56.0, 40.0)
 
 
 def draw_lesion(*, seed: int = 0) -> bytes:
-    """Draw a made-up pigmented lesion on made-up skin; the same seed draws the same picture.
-
-    Returns:
-        A JPEG of 600×450 pixels.
-    """
+    """Draw a made-up lesion on made-up skin, the same for the same seed: a JPEG of 600×450 pixels."""
     random = np.random.default_rng(seed)
     down, across = (np.mgrid[0:_ROWS, 0:_COLUMNS] - np.array([_ROWS, _COLUMNS])[:, None, None] / 2) / (_ROWS / 2)
     lesion = _lesion(random, down - 0.05, across + 0.1)
@@ -25,7 +21,11 @@ def draw_lesion(*, seed: int = 0) -> bytes:
     pixels *= (1 - 0.25 * np.clip(np.hypot(down, across) - 0.9, 0, None) ** 1.5)[..., np.newaxis]  # dark corners
     pixels += random.normal(0, 2.5, pixels.shape)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    _draw_hairs(image, random)
+    steps = np.linspace(0, 1, 40)[:, np.newaxis]
+    for _ in range(6):
+        start, middle, end = random.uniform((0, 0), (_COLUMNS, _ROWS), (3, 2))
+        hair = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps**2 * end
+        ImageDraw.Draw(image).line([(x, y) for x, y in hair.tolist()], fill=(62, 44, 38), width=2)
     file = io.BytesIO()
     image.filter(ImageFilter.GaussianBlur(0.7)).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -34,8 +34,7 @@ def draw_lesion(*, seed: int = 0) -> bytes:
 def _clouds(random: np.random.Generator, cell: int) -> NDArray[np.float64]:
     """Make smooth noise of about unit height: random values every `cell` pixels, interpolated."""
     coarse = random.normal(0, 1, (_ROWS // cell + 2, _COLUMNS // cell + 2)).astype(np.float32)
-    smooth = Image.fromarray(coarse).resize((_COLUMNS, _ROWS), Image.Resampling.BICUBIC)
-    return np.asarray(smooth, np.float64)
+    return np.asarray(Image.fromarray(coarse).resize((_COLUMNS, _ROWS), Image.Resampling.BICUBIC), np.float64)
 
 
 def _lesion(random: np.random.Generator, down: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,11 +44,3 @@ def _lesion(random: np.random.Generator, down: NDArray[np.float64], across: NDAr
         border += amplitude * np.cos(order * angle + random.uniform(0, 2 * np.pi))
     inside = 1 / (1 + np.exp((np.hypot(down, across) - border) / 0.035))
     return np.asarray(inside * np.clip(0.72 + 0.18 * _clouds(random, 70), 0.2, 1))
-
-
-def _draw_hairs(image: Image.Image, random: np.random.Generator) -> None:
-    steps = np.linspace(0, 1, 40)[:, np.newaxis]
-    for _ in range(6):
-        start, middle, end = random.uniform((0, 0), (_COLUMNS, _ROWS), (3, 2))
-        curve = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps**2 * end
-        ImageDraw.Draw(image).line([(x, y) for x, y in curve.tolist()], fill=(62, 44, 38), width=2)

@@ -33,14 +33,11 @@ _TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's
 class Stack(InOrder):
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
-    On entry it checks the ports, exports the models that the store lacks, starts the model server and waits until it
-    has loaded them, then starts the gateway and waits until it reports SERVING. On exit, also after an error, the
-    gateway drains and stops, then the model server. A child that doesn't stop is killed. On Linux the kernel kills the
-    children when this process is killed. Enter it in a thread that lives as long as the stack should.
+    On entry it exports the models that the store lacks, starts the model server and waits until it has loaded them,
+    then starts the gateway and waits until it reports SERVING. On exit they stop in reverse order. On Linux the kernel
+    kills the children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
-    Raises on entry:
-        StackError: TensorFlow is not installed, a port is taken, the store can't be built or another process serves
-            it, or a server doesn't start.
+    Raises StackError on entry: a port is taken, another process serves the store, or something can't start.
     """
 
     store: pathlib.Path = DEFAULT_STORE  # folder of the versioned store
@@ -148,8 +145,7 @@ class Stack(InOrder):
     def _start_child(
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
     ) -> Child:
-        logs = self.store.resolve().parent / "logs"
-        log = parts.enter_context(child_log(logs / f"{name}.log", say=self.say))
+        log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         child = Child([*self.program(name.split(maxsplit=1)[0]), *arguments], name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)

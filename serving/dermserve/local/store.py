@@ -29,9 +29,7 @@ _UNSERVED = "models.config.unserved"  # entries of models.config for models that
 def owned(store: pathlib.Path) -> Iterator[None]:
     """Lock a store while the block lasts, so that only this process writes and serves its models.config.
 
-    The kernel releases the lock when the process ends, in whatever way.
-
-    Raises StackError: another process holds the lock, or the store can't be written.
+    The kernel releases the lock with the process. Raises StackError: another holds it, or it can't be written.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -43,10 +41,9 @@ def owned(store: pathlib.Path) -> Iterator[None]:
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked as error:
             file.seek(0)
-            raise StackError(
-                f"{store} is served by another `dermserve up`, {file.read().strip() or 'which is just starting'}:"
-                " use that one, stop it, or choose another --store"
-            ) from error
+            other = f"another `dermserve up`, {file.read().strip() or 'which is just starting'}"
+            advice = "use that one, stop it, or choose another --store"
+            raise StackError(f"{store} is served by {other}: {advice}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} since {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}\n")
         file.flush()
@@ -54,10 +51,7 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 
 
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
-    """Export the models that a store lacks, in a process of its own, which alone imports TensorFlow.
-
-    Raises StackError: the export failed.
-    """
+    """Export the models that a store lacks, in a process of its own, which imports TensorFlow; or raise StackError."""
     lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
         return
@@ -88,12 +82,11 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
 
 
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:
-    """Write `models.config`, TensorFlow Serving's list of models, whole or not at all; return its path.
+    """Write `models.config` for these models, whole or not at all; return its path.
 
     Labels and pinned versions stay; those of models that are not served this time go to another file. With a folder
-    `into` the file is written there and the store is not changed, because another process may serve it.
-
-    Raises StackError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
+    `into` it is written there and the store is not changed. Raises StackError: it can't be written or understood, or
+    needs versions that the store lacks.
     """
     held, path = LocalStore(store), (into or store) / CONFIG
     try:
@@ -105,10 +98,9 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
             for model in models:
                 if lacking := sorted(served.needed(model) - set(held.versions(model))):
                     these = ", ".join(map(str, lacking))
-                    raise StackError(
-                        f"{held.base}/{CONFIG} asks for version {these} of {model}, which the store"
-                        " does not have: put it back, or take the model's entry out of that file to serve the newest"
-                    )
+                    what = f"{held.base}/{CONFIG} asks for version {these} of {model}, which the store does not have"
+                    advice = "put it back, or take the model's entry out of that file to serve the newest"
+                    raise StackError(f"{what}: {advice}")
             write_durably(path, served.render())
             if into is None:
                 rest = known.without(models)

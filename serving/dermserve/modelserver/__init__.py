@@ -1,5 +1,1 @@
-"""A local stand-in for TensorFlow Serving: the same gRPC services, flags, status codes and messages.
-
-Run it with `python -m dermserve.modelserver` (docs/modelserver.md). It is for laptops and tests; production runs the
-`tensorflow/serving` image.
-"""
+"""A local stand-in for TensorFlow Serving, for laptops and tests: `python -m dermserve.modelserver`."""

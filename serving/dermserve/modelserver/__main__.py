@@ -22,11 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop_on_signals() -> threading.Event:
-    """Block the signals in this and every later thread, and let one thread wait for them.
-
-    A Python handler runs in the main thread only, between two bytecodes: it would not run for a signal that arrives
-    just before that thread waits in C.
-    """
+    """Block the signals in all threads, and let one wait for them: a Python handler does not run during a C call."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stop = threading.Event()
 

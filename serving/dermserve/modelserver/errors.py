@@ -1,7 +1,4 @@
-"""Errors that callers see: TensorFlow Serving's status codes and messages.
-
-Status codes of TensorFlow, TensorFlow Serving and gRPC are the same numbers with the same names.
-"""
+"""Errors that callers see: TensorFlow Serving's status codes, whose numbers are gRPC's, and messages."""
 
 import functools
 import logging

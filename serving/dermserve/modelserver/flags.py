@@ -67,27 +67,19 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = _Parser(prog="dermserve modelserver", description=__doc__, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
-        switch = (
-            {"type": _boolean, "nargs": "?", "const": True} if isinstance(default, bool) else {"type": type(default)}
-        )
-        parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default!r})", **switch)
+        more = {"type": _boolean, "nargs": "?", "const": True} if isinstance(default, bool) else {"type": type(default)}
+        parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default!r})", **more)
     flags, others = parser.parse_known_args(arguments)
     for argument in others:
-        _check_other(argument)
+        name, _, value = argument.removeprefix("--").partition("=")
+        if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # what the stand-in does anyway
+            what = f"--{name} is not supported by dermserve.modelserver, the local stand-in"
+            raise invalid_argument(f"{what}. Remove it, or run the real server: the image tensorflow/serving")
+        if name in IGNORED | REFUSED:
+            _logger.warning("--%s is accepted and changes nothing in this stand-in", name)
+        else:
+            _logger.error("unknown argument: %s", argument)
     return flags
-
-
-def _check_other(argument: str) -> None:
-    name, _, value = argument.removeprefix("--").partition("=")
-    if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # The value is what the stand-in does anyway.
-        raise invalid_argument(
-            f"--{name} is not supported by dermserve.modelserver, the local stand-in. "
-            "Remove it, or run the real server: the image tensorflow/serving"
-        )
-    if name in IGNORED | REFUSED:
-        _logger.warning("--%s is accepted and changes nothing in this stand-in", name)
-    else:
-        _logger.error("unknown argument: %s", argument)
 
 
 def _boolean(text: str) -> bool:

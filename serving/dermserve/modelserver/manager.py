@@ -1,7 +1,6 @@
 """The served models: the configuration, the labels, and the thread that loads and unloads versions.
 
-One thread polls the file system and carries out the changes. With `num_load_threads=0` (the default) it also loads
-versions, so retries of a failed one block every other change, as in TensorFlow Serving.
+With `num_load_threads=0` (the default) retries of a failed load block every other change, as in TensorFlow Serving.
 """
 
 import argparse
@@ -31,10 +30,8 @@ _NO_VERSIONS = (
 class Manager:
     """Owns every loaded version.
 
-    Args:
-        load: loads the version in a directory and raises a `ServingError` when it can't.
-        flags: how versions are found and loaded. At the start each is loaded on its own thread in any case.
-        stop: set when the process must stop; it ends every wait for a version.
+    `load` loads the version in a directory or raises a ServingError. `stop` is set when the process must stop, which
+    ends every wait for a version.
     """
 
     def __init__(self, *, load: Callable[[Path], Session], flags: argparse.Namespace, stop: threading.Event) -> None:
@@ -62,12 +59,15 @@ class Manager:
     def reload(self, models: Any, *, what: str = "model") -> int:
         """Serve another ModelConfigList. Return the number of loads once each new model has a version.
 
-        A model that never gets a version blocks the caller, and every later reload, until the server stops, as in
-        TensorFlow Serving.
+        A model that never gets one blocks the caller, and every later reload, as in TensorFlow Serving.
         """
         with self._reloading:
             before = self._loads
-            self._accept(models)
+            # Checked in TensorFlow Serving's order; the next list is compared with it even if a late check fails.
+            rules.check_models(models, before=self._checked)
+            self._checked = models
+            self._labels = {model.name: self._checked_labels(model) for model in models.config}
+            rules.check_platforms(models)
             known = {model.name for model in self._served.config}
             with self._changed:
                 for name in known - {model.name for model in models.config}:
@@ -97,7 +97,15 @@ class Manager:
     @contextlib.contextmanager
     def borrow(self, spec: Any) -> Iterator[tuple[int, Session]]:
         """Lend the loaded version that a ModelSpec names; it is not unloaded while the block lasts."""
-        version = self._take(spec.name, number=self._number(spec))
+        model, number = spec.name, self._number(spec)
+        with self._changed:
+            found = self._versions.get(model, {}).values()
+            loaded = [one for one in found if one.state is State.AVAILABLE and number in {None, one.number}]
+            if not loaded:
+                request = f"Latest({model})" if number is None else f"Specific({model}, {number})"
+                raise not_found(f"Servable not found for request: {request}")
+            version = max(loaded, key=lambda one: one.number)
+            version.calls += 1
         try:
             assert version.session is not None
             yield version.number, version.session
@@ -118,24 +126,6 @@ class Manager:
             raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
 
-    def _take(self, model: str, *, number: int | None) -> Version:
-        with self._changed:
-            found = self._versions.get(model, {}).values()
-            loaded = [one for one in found if one.state is State.AVAILABLE and number in {None, one.number}]
-            if not loaded:
-                request = f"Latest({model})" if number is None else f"Specific({model}, {number})"
-                raise not_found(f"Servable not found for request: {request}")
-            version = max(loaded, key=lambda one: one.number)
-            version.calls += 1
-            return version
-
-    def _accept(self, models: Any) -> None:
-        """Check a list in TensorFlow Serving's order. The next list is compared with it even if a late check fails."""
-        rules.check_models(models, before=self._checked)
-        self._checked = models
-        self._labels = {model.name: self._checked_labels(model) for model in models.config}
-        rules.check_platforms(models)
-
     def _checked_labels(self, model: Any) -> dict[str, int]:
         wanted = dict(model.version_labels)
         forbidden = rules.forbidden_label(
@@ -145,10 +135,8 @@ class Manager:
             allow_unavailable=self._flags.allow_version_labels_for_unavailable_models,
         )
         if forbidden is not None:
-            raise failed_precondition(
-                f"Request to assign label to version {forbidden} of model {model.name}, "
-                "which is not currently available for inference"
-            )
+            asked = f"Request to assign label to version {forbidden} of model {model.name}"
+            raise failed_precondition(f"{asked}, which is not currently available for inference")
         return wanted
 
     def _wait_settled(self, names: list[str], *, what: str) -> None:
@@ -163,9 +151,8 @@ class Manager:
         failed = [one for one in found if one and one.state is not State.AVAILABLE]
         if failed:
             listed = "".join(f"{{{one} due to error: {one.error}}}, " for one in failed)
-            raise ServingError(
-                grpc.StatusCode.UNKNOWN, f"{len(failed)} {what}(s) did not become available: {{{listed}}}"
-            )
+            told = f"{len(failed)} {what}(s) did not become available: {{{listed}}}"
+            raise ServingError(grpc.StatusCode.UNKNOWN, told)
 
     def _run(self) -> None:
         while not self._ended.is_set():

@@ -1,9 +1,7 @@
 """TensorFlow Serving's own messages, imported without running TensorFlow's Python package.
 
-The generated modules import `tensorflow.core...`, and so all of TensorFlow's Python package, which takes seconds and
-hundreds of megabytes. The server does not need it, as it calls TensorFlow's C library (`session`). While the
-modules are imported, an empty package with the same path replaces `tensorflow`. `import tensorflow` works as usual
-afterwards.
+The generated modules import `tensorflow.core...`, which takes seconds and hundreds of megabytes; the server calls
+TensorFlow's C library (`session`). Meanwhile an empty package with the same path replaces `tensorflow`.
 """
 
 import contextlib

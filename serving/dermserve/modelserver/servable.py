@@ -43,35 +43,26 @@ def predict(session: Session, request: Any, *, timeout_ms: int, into: Any) -> No
 def load(path: Path, *, flags: argparse.Namespace) -> Session:
     """Load the version in a directory and warm it up."""
     if not any((path / name).exists() for name in _MODEL_FILES):
-        raise not_found(
-            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-            f"`saved_model.pb`)\nSpecified file path: {path}"
-        )
+        what = "Specified file path does not appear to contain a SavedModel bundle"
+        raise not_found(f"{what} (should have a file called `saved_model.pb`)\nSpecified file path: {path}")
     config = config_pb2.ConfigProto(
         intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
         inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
     )
-    session = Session(path, config=config)
+    session, count, started = Session(path, config=config), 0, time.monotonic()
     try:
-        if flags.enable_model_warmup:
-            _warm_up(session, path)
+        for log in read_requests(path) if flags.enable_model_warmup else ():
+            count += 1
+            if log.WhichOneof("log_type") == "predict_log":
+                predict(session, log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
+            else:
+                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
     except ServingError:
         session.close()
         raise
-    return session
-
-
-def _warm_up(session: Session, directory: Path) -> None:
-    """Replay the warm-up records of Predict; other calls are not served here."""
-    count, started = 0, time.monotonic()
-    for log in read_requests(directory):
-        count += 1
-        if log.WhichOneof("log_type") == "predict_log":
-            predict(session, log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
-        else:
-            _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
     if count:
-        _logger.info("Warmed %s up: %d records in %.2f s", directory, count, time.monotonic() - started)
+        _logger.info("Warmed %s up: %d records in %.2f s", path, count, time.monotonic() - started)
+    return session
 
 
 def _feeds(inputs: Mapping[str, Any], signature: Any) -> dict[str, Tensor]:
@@ -97,10 +88,8 @@ def _aliases(output_filter: Iterable[str], signature: Any) -> list[str]:
     chosen = list(output_filter)
     for alias in chosen:
         if alias not in signature.outputs:
-            raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} "
-                f"Outputs expected to be in the set {_set(signature.outputs)}."
-            )
+            expected = f"Outputs expected to be in the set {_set(signature.outputs)}."
+            raise invalid_argument(f"output tensor alias not found in signature: {alias} {expected}")
         if chosen.count(alias) > 1:
             raise invalid_argument(f"duplicate output tensor alias: {alias}")
     return chosen or sorted(signature.outputs)
@@ -111,11 +100,7 @@ def _set(names: Iterable[str]) -> str:
 
 
 def read_requests(directory: Path) -> Iterator[Any]:
-    """Read the PredictionLogs in a version's warm-up file; none when there is no file.
-
-    The file is a TFRecord (https://www.tensorflow.org/tutorials/load_data/tfrecord): for each record its length, a
-    checksum, the content, a checksum. The checksums are not checked.
-    """
+    """Read the PredictionLogs in a version's warm-up file, a TFRecord with checksums, which are not checked."""
     path = directory / WARMUP_FILE
     content, offset = path.read_bytes() if path.exists() else b"", 0
     for number in itertools.count(1):

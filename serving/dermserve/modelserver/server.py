@@ -32,9 +32,8 @@ _START_FAILED = 255
 
 def run(argv: Sequence[str], *, stop: threading.Event) -> int:
     """Run the model server until `stop` is set. Return the exit code: 0, or 255 when it could not start."""
-    logging.basicConfig(
-        format="%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s", level=logging.INFO, stream=sys.stderr
-    )
+    form = "%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s"
+    logging.basicConfig(format=form, level=logging.INFO, stream=sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow enables oneDNN by itself only on some processors (AVX-512 VNNI); others gain as much.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -52,25 +51,27 @@ def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
     if flags.version:
         sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_version()}\n")
         return
-    models, server = _initial_models(flags), None
+    if flags.model_config_file:
+        models = read_models(Path(flags.model_config_file))
+    elif flags.model_base_path:
+        models = list_models(**{flags.model_name: flags.model_base_path})
+    else:
+        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    server, period = None, flags.model_config_file_poll_wait_seconds
     manager = Manager(load=functools.partial(load, flags=flags), flags=flags, stop=stop)
     try:
         manager.start(models)
         server = _listen(manager, flags)
-        _poll_config(manager, flags, stop=stop)
+        while not stop.wait(period if period > 0 and flags.model_config_file else None):
+            try:
+                manager.reload(read_models(Path(flags.model_config_file)))
+            except ServingError as error:
+                _logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
     finally:
         _logger.info("Stopping: calls in flight may finish within %.0f s", _DRAIN_S)
         if server is not None:
             server.stop(_DRAIN_S).wait()
         manager.stop()
-
-
-def _initial_models(flags: argparse.Namespace) -> Any:
-    if flags.model_config_file:
-        return read_models(Path(flags.model_config_file))
-    if flags.model_base_path:
-        return list_models(**{flags.model_name: flags.model_base_path})
-    raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
 
 
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
@@ -91,16 +92,6 @@ def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     server.start()
     _logger.info("Running gRPC ModelServer at %s:%d ...", flags.host, port)
     return server
-
-
-def _poll_config(manager: Manager, flags: argparse.Namespace, *, stop: threading.Event) -> None:
-    """Reload the configuration file at each interval, if one is set, until `stop` is set."""
-    period = flags.model_config_file_poll_wait_seconds
-    while not stop.wait(period if period > 0 and flags.model_config_file else None):
-        try:
-            manager.reload(read_models(Path(flags.model_config_file)))
-        except ServingError as error:
-            _logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
 
 
 def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,10 +184,8 @@ class Services:
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         """Serve another list of models. Of the requested metrics only the number of loads is counted."""
         if request.config.WhichOneof("config") != "model_config_list":
-            raise invalid_argument(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-                "Only ModelConfigList is currently supported"
-            )
+            what = "ServerModelConfig type not supported by HandleReloadConfigRequest"
+            raise invalid_argument(f"{what}. Only ModelConfigList is currently supported")
         loaded = self._manager.reload(request.config.model_config_list)
         response = protos.model_management_pb2.ReloadConfigResponse()
         response.status.SetInParent()

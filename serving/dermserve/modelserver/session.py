@@ -1,8 +1,7 @@
 """A loaded SavedModel and its tensors, through TensorFlow's C library (tensorflow/c/c_api.h) by ctypes.
 
-TensorFlow Serving uses the same loader and session, so a wrong tensor, a corrupt file or a failing kernel gives the
-same code and message; TensorFlow's Python loader gives others. ctypes releases the interpreter lock during a call, so
-calls run side by side. TensorFlow reads a TensorProto itself; this module writes one.
+TensorFlow Serving uses the same loader and session, so errors have the same codes and messages; TensorFlow's Python
+loader gives others. ctypes releases the interpreter lock during a call, so calls run side by side.
 """
 
 import contextlib
@@ -146,10 +145,7 @@ class Tensor:
 
 
 def parse(proto: Any, *, alias: str) -> Tensor:
-    """Read a TensorProto as TensorFlow does: the last value fills missing ones, and extra values are dropped.
-
-    A tensor is refused if it is so large that only such filling could complete it.
-    """
+    """Read a TensorProto as TensorFlow does: the last value fills missing ones, unless that would be very many."""
     if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
         raise invalid_argument(f"tensor parsing error: {alias}")
     tf = library()

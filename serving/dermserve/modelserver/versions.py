@@ -1,7 +1,4 @@
-"""Models and versions: models.config, which versions to serve, what to load or unload next, where a label may point.
-
-Functions over a snapshot, each with its rule; `manager` carries them out.
-"""
+"""Rules over a snapshot: models.config, versions to serve, what to load or unload next, where a label may point."""
 
 import enum
 import logging
@@ -55,19 +52,14 @@ class Version:
 
 
 def index_versions(children: Iterable[str]) -> dict[int, str]:
-    """Map each version number to its directory's name.
-
-    Rule: a name that is a whole number in int64 is a version, also with leading zeros (`00000001` is version 1). If two
-    names have the same number, the last in byte order counts.
-    """
+    """Map version numbers to directory names: whole numbers in int64 (`007` is 7), of equal ones the last by bytes."""
     return {int(name): name for name in sorted(children) if _NUMBER.fullmatch(name) and int(name) in _INT64}
 
 
 def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, str]:
     """Choose the versions to serve under a `ServableVersionPolicy`.
 
-    Rule: `latest`, the default, chooses the highest `num_versions`, at least one; `all` every version; `specific` the
-    listed ones that exist.
+    Rule: the `latest` `num_versions`, by default one; `all`; or those of the `specific` ones that exist.
     """
     wanted = sorted(versions, reverse=True)
     if policy.WhichOneof("policy_choice") == "specific":
@@ -78,10 +70,7 @@ def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, s
 
 
 def find_versions(model: Any) -> dict[int, Path]:
-    """Read the base path of a ModelConfig and return the path of each version to serve.
-
-    An unreadable path is an error: if it counted as empty, everything would be unloaded.
-    """
+    """Return the path of each version of a ModelConfig to serve; an unreadable base path is an error, not empty."""
     base = Path(model.base_path)
     try:
         versions = index_versions(child.name for child in base.iterdir())
@@ -171,10 +160,9 @@ def check_models(models: Any, *, before: Any) -> None:
     platforms = {model.name: _platform_of(model) for model in before.config}
     for model in models.config:
         if model.name in platforms and _platform_of(model) != platforms[model.name]:
-            raise invalid_argument(
-                f"Illegal to change a model's platform. For model {model.name} platform was "
-                f"{platforms[model.name]} and new platform requested is {_platform_of(model)}"
-            )
+            change = f"{platforms[model.name]} and new platform requested is {_platform_of(model)}"
+            what = "Illegal to change a model's platform"
+            raise invalid_argument(f"{what}. For model {model.name} platform was {change}")
 
 
 def check_platforms(models: Any) -> None:

@@ -81,7 +81,16 @@ def status(desk: Desk, name: str | None) -> None:
     if (intent := pending(desk.store)) is not None:
         click.echo(f"half done, the next command undoes it: {intent}", err=True)
     for row in rows:
-        opts.show(row, _live_text(row))
+        lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
+        for one in row["versions"]:
+            labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
+            why = f": {one['error']}" if one["error"] else ""
+            named = f" [{', '.join(labels)}]" if labels else ""
+            lines.append(f"  {one['version']:>4}  {one['state']}{named}{why}")
+        if row["labels"] != row["labels_wanted"]:
+            there, wanted = row["labels"] or "none", row["labels_wanted"] or "none"
+            lines.append(f"  labels are {there}, models.config says {wanted}")
+        opts.show(row, "\n".join(lines))
     if not all(row["ok"] for row in rows):
         sys.exit(LifecycleError.exit_code)
 
@@ -96,18 +105,6 @@ def _live_row(server: Server, model: str, config: ServerConfig) -> dict[str, Any
     labels = {label: version for label in asked if (version := server.label(model, label)) is not None}
     row = {"model": model, "server": server.address, "versions": versions, "labels": labels, "labels_wanted": wanted}
     return {**row, "ok": labels == wanted and any(one["state"] == "AVAILABLE" for one in versions)}
-
-
-def _live_text(row: dict[str, Any]) -> str:
-    lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
-    for one in row["versions"]:
-        labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
-        why = f": {one['error']}" if one["error"] else ""
-        named = f" [{', '.join(labels)}]" if labels else ""
-        lines.append(f"  {one['version']:>4}  {one['state']}{named}{why}")
-    if row["labels"] != row["labels_wanted"]:
-        lines.append(f"  labels are {row['labels'] or 'none'}, models.config says {row['labels_wanted'] or 'none'}")
-    return "\n".join(lines)
 
 
 @model.command()
@@ -174,9 +171,7 @@ def publish(desk: Desk, run: Path, key: Path | None) -> None:
         version = export_version(str(run), base, run=run, sign=key)
         from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
-        raise click.UsageError(
-            f"`dermserve model publish` needs more ({error}): pip install '.[models]' in a clone"
-        ) from error
+        raise click.UsageError(f"`model publish` needs more ({error}): pip install '.[models]' in a clone") from error
     name = FinishedRun(run).model
     manifest = manifest_of(desk.store, name, version)
     digest = manifest and manifest.digest
@@ -213,9 +208,7 @@ def rollback(desk: Desk, name: str) -> None:
 @model.command()
 @_MODEL
 @_VERSION_OR_NEWEST
-@click.option(
-    "--share", type=opts.parse_share, metavar="SHARE", help="Of requests without version and label: 5% or 0.05."
-)
+@click.option("--share", type=opts.parse_share, metavar="SHARE", help="For unversioned, unlabelled calls: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
 @opts.at_desk(opts.watching, opts.moving)
 def canary(
@@ -283,9 +276,7 @@ def retire(desk: Desk, name: str, keep: int) -> None:
 @click.argument("names", type=opts.model_name, metavar="[MODEL]...", nargs=-1)
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
               help="Folder of the local store to fill.")  # fmt: skip
-@click.option(
-    "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N versions of each model, and labelled ones."
-)
+@click.option("--latest", type=click.IntRange(1), metavar="N", help="Only each model's newest N, and labelled ones.")
 @opts.at_desk(opts.public_key_option)
 def pull(desk: Desk, names: tuple[str, ...], target: Path, latest: int | None) -> None:
     """Copy versions that a local store lacks, each checked by its digests before it appears.

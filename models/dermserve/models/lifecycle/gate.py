@@ -85,10 +85,8 @@ def verify_answers(store: Store, servers: Sequence[Server], model: str, version:
 def _read(store: Store, model: str, version: int, name: str) -> bytes:
     data = store.read(model, version, name)
     if data is None:
-        raise StoreError(
-            f"version {version} of {model} has no {name}: it was exported by an older dermserve or by something else,"
-            " and can't be verified; export it again"
-        )
+        why = "it was exported by an older dermserve or by something else, and can't be verified; export it again"
+        raise StoreError(f"version {version} of {model} has no {name}: {why}")
     return data
 
 
@@ -157,8 +155,10 @@ class Requirement:
         return f"{self.name} is {named[0]:.12g}, not {self.comparison} {self.bound:.12g}"
 
 
-def _figures(store: Store, model: str, version: int) -> dict[str, float]:
-    """Read a version's figures by name, and those of rule_out and rule_in, from the card in its golden predictions."""
+def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
+    """Check the figures in the card of a version's golden predictions; a GateError or, without a card, StoreError."""
+    if not requirements:
+        return
     where = f"{store.base}/{model}/{version}/{GOLDEN}"
     try:
         records = list(read_records(store.read(model, version, GOLDEN) or b"", where=where))
@@ -173,21 +173,12 @@ def _figures(store: Store, model: str, version: int) -> dict[str, float]:
             if measured.HasField(name):
                 ends = {"": share.value, "_low": share.low, "_high": share.high}
                 found |= {f"{point}_{name}{end}": value for end, value in ends.items()}
-    return found
-
-
-def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
-    """Check a version's evaluation. Raises GateError: it fails; StoreError: the version has no card."""
-    known = _figures(store, model, version) if requirements else {}
-    if problems := [problem for one in requirements if (problem := one.problem(known))]:
+    if problems := [problem for one in requirements if (problem := one.problem(found))]:
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")
 
 
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
-    """Check a loaded version's files and signature, and on every server its answers. Raises GateError: a check failed.
-
-    Without `answers` only its files and signature are checked, and only with a public key.
-    """
+    """Check a loaded version: its files, if there is a key, or files and `answers`. Raises GateError: one differs."""
     if answers and desk.store.read(model, version, GOLDEN) is None:
         desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
         answers = False

@@ -1,8 +1,4 @@
-"""The files in a version's `assets.extra`: manifest, signature, warm-up records and golden predictions.
-
-Of these TensorFlow Serving reads only the warm-up file. In object storage the manifest is uploaded last: a version
-without one does not count.
-"""
+"""The files in a version's `assets.extra`: manifest, signature, warm-up records and golden predictions."""
 
 import hashlib
 import importlib
@@ -133,8 +129,7 @@ def check_signature(folder: Path, public_key: Path, *, model: str, where: str) -
 
 
 def _hashing(folder: Path) -> Any:
-    config = _module("hashing").Config()
-    return config.set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False)
+    return _module("hashing").Config().set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False)
 
 
 def _module(name: str) -> Any:

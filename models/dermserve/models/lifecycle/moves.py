@@ -18,11 +18,7 @@ STABLE, CANARY = "stable", "canary"  # the labels dermserve moves; the gateway s
 
 
 def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = ()) -> Intent:
-    """Make a version the stable one, the newest in the store when none is named; return what was changed.
-
-    Its evaluation must meet the requirements, and its golden predictions are replayed on every server before the label
-    moves. A GateError or another LifecycleError says that nothing was changed.
-    """
+    """Make a version stable, the newest by default, after checks of evaluation and answers; return the change."""
     with _changing(desk):
         target = known_version(desk.store, model, version)
         check_figures(desk.store, model, target, require)
@@ -91,9 +87,9 @@ def pull(
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
-    A local version that does not match the manifest in the store, as after a power failure, is replaced. Without
-    `models` all are copied; with `latest` only so many of the newest versions of each, and those that are labelled or
-    pinned. With a public key, a PEM file, every version must be signed with it. Yields model and version of each copy.
+    A local version that does not match the store's manifest is replaced. Without `models` all are copied; with `latest`
+    only so many of the newest of each, and those labelled or pinned. With a public key (PEM), all must be signed with
+    it. Yields model and version of each copy.
     """
     files = {name: store.read_text(name) for name in (CONFIG, CANARY_FILE)}
     names = models or store.models()

@@ -1,7 +1,6 @@
-"""A store in object storage (s3://, gs://, …) through fsspec.
+"""A store in object storage (s3://, gs://, …) through fsspec, where objects can't be renamed.
 
-Objects can't be renamed, so a version's manifest is uploaded last, and a version without one does not count. A number
-is claimed by creating an object only if it does not exist (a conditional put), which can't succeed twice.
+So a version's manifest is uploaded last, and makes it count; a conditional put, which succeeds once, claims a number.
 """
 
 import contextlib
@@ -135,26 +134,23 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        # The lock of a killed command stays; the message says how to remove it.
-        self._lock = self._take_lock(until=time.monotonic() + wait)
+        until, now = time.monotonic() + wait, datetime.datetime.now(datetime.UTC)
+        mine = f"{socket.gethostname()}, process {os.getpid()}, {now:%Y-%m-%d %H:%M}Z ({secrets.token_hex(4)})"
+        while True:
+            with contextlib.suppress(FileExistsError):
+                self._call(self._files.pipe_file, self._path(".lock"), mine.encode(), mode="create")
+                break
+            if time.monotonic() >= until and (holder := self.read_text(".lock")):  # which may be a killed command
+                told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
+                raise StoreError(told)
+            time.sleep(0.5)
+        self._lock = mine
         try:
             yield
         finally:
             with contextlib.suppress(_LockLostError):
                 self.remove_text(".lock")
             self._lock = None
-
-    def _take_lock(self, *, until: float) -> str:
-        mine = f"{socket.gethostname()}, process {os.getpid()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}Z"
-        mine += f" ({secrets.token_hex(4)})"
-        while True:
-            with contextlib.suppress(FileExistsError):
-                self._call(self._files.pipe_file, self._path(".lock"), mine.encode(), mode="create")
-                return mine
-            if time.monotonic() >= until and (holder := self.read_text(".lock")):
-                told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
-                raise StoreError(told)
-            time.sleep(0.5)
 
     def _check_lock(self) -> None:
         """Stop a command whose lock somebody took for that of a dead one."""

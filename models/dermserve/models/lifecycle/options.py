@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import re
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dermserve.models.lifecycle.server_config import ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Server, connected, tls_credentials
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
-from dermserve.models.options import Number, add_options
+from dermserve.models.options import Number, add_options, store_option
 
 DEFAULT_TFS = "127.0.0.1:8500"
 VERSION = click.IntRange(1)
@@ -59,10 +58,6 @@ def parse_share(text: str) -> float:
     return found
 
 
-_store_option = click.option(
-    "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
-    show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
-)  # fmt: skip
 _json_option = click.option(
     "--json", is_flag=True, expose_value=False, help="Print JSON, one object a line.",
     callback=lambda context, _, value: context.meta.update(as_json=value),
@@ -75,10 +70,6 @@ config_option = click.option(
 public_key_option = click.option(
     "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
     help="Refuse versions that are not signed with the private key to this PEM file.",
-)  # fmt: skip
-_timeout_option = click.option(
-    "--timeout", type=Number(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
-    help="How long a version may take to load.",
 )  # fmt: skip
 servers_options = add_options(
     click.option(
@@ -94,15 +85,19 @@ servers_options = add_options(
         "--tfs-tls-certificate", type=_PEM, envvar="DERMSERVE_TFS_TLS_CERTIFICATE",
         help="Certificate to show them, where they ask for one.",
     ),
-    click.option(
-        "--tfs-tls-key", type=_PEM, envvar="DERMSERVE_TFS_TLS_KEY", help="That certificate's private key.",
-    ),
+    click.option("--tfs-tls-key", type=_PEM, envvar="DERMSERVE_TFS_TLS_KEY", help="That certificate's private key."),
     click.option(
         "--tfs-tls-name", metavar="NAME", envvar="DERMSERVE_TFS_TLS_NAME",
         help="Name to expect in their certificates, when not the host of their address.",
     ),
 )  # fmt: skip
-moving = add_options(servers_options, config_option, public_key_option, _timeout_option)  # to change what is served
+moving = add_options(
+    servers_options, config_option, public_key_option,
+    click.option(
+        "--timeout", type=Number(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
+        help="How long a version may take to load.",
+    ),
+)  # fmt: skip
 _USUAL = Limits()
 watching = add_options(
     click.option(
@@ -110,9 +105,7 @@ watching = add_options(
         show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
         " a DNS name stands for all its addresses.",
     ),
-    click.option(
-        "--watch", type=Number(0, min_open=True), metavar="SECONDS", help="Then watch the canary for so long."
-    ),
+    click.option("--watch", type=Number(0, min_open=True), metavar="SECONDS", help="Then watch the canary so long."),
     click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
     click.option(
         "--max-failed", "more_failed", type=Number(0, 1), default=_USUAL.more_failed, show_default=True,
@@ -131,7 +124,6 @@ watching = add_options(
         help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
     ),
 )  # fmt: skip
-"""Adds the options for the watch of a canary."""
 
 
 def show(values: dict[str, Any], text: str) -> None:
@@ -140,17 +132,11 @@ def show(values: dict[str, Any], text: str) -> None:
 
 
 def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Add --store, --json and more options to a command, and pass it a Desk made of their values.
-
-    SIGTERM and SIGHUP end it as Ctrl-C does, which undoes a change that has begun. An OSError is one line, too.
-    """
+    """Add --store, --json and more options to a command, and pass it a Desk made of their values."""
 
     def add(command: Callable[..., Any]) -> Any:
         @functools.wraps(command)
         def run(base: str, **given: Any) -> Any:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    signal.signal(number, signal.default_int_handler)
             try:
                 asked, say = _servers(given), functools.partial(click.echo, err=True)
                 how = {name: given.pop(name) for name in ("config_map", "public_key", "timeout") if name in given}
@@ -159,7 +145,7 @@ def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], An
             except OSError as error:
                 raise click.ClickException(str(error)) from error
 
-        return add_options(_store_option, *options, _json_option)(run)
+        return add_options(store_option, *options, _json_option)(run)
 
     return add
 

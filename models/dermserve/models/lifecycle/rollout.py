@@ -2,8 +2,7 @@
 
 TensorFlow Serving refuses a label on a version that is not AVAILABLE, and requests for a label whose version is
 unloaded fail. So a change loads the new version beside the old one, moves the labels, writes models.config, and then
-unloads the rest. What will be its line in the audit log is in the store as its intent, from before the first step
-until after the last: a change whose intent is there and whose line is not in the log is undone by the next command.
+unloads the rest. Meanwhile its intent is in the store: if it is killed, the next command undoes it.
 """
 
 import json
@@ -17,6 +16,7 @@ from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
 
 _Check: TypeAlias = Callable[[], None]
+_Servers: TypeAlias = Iterable[Server]
 INTENT = "intent.json"  # name in a store: the change that is being made; absent otherwise
 
 
@@ -56,15 +56,16 @@ class Intent:
 
 
 def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
-    """Make a change; undo it if a step fails. The store must be locked.
-
-    `check` is called once the versions are loaded on every server, before a label moves. Servers that can't be restored
-    are restored by the next command.
-    """
+    """Make a change in a locked store; undo it if a step fails. `check` is called before a label moves."""
+    after = intent.after
     desk.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(intent.entry))
     try:
-        _make(desk, intent, check)
+        if after.share:
+            # The share comes first: gateways read it, and send callers to the canary once it exists.
+            desk.write_share(intent.model, after.share)
+        _bring(desk, desk.servers, intent, after.put_into(desk.read_config(), intent.model), check)
+        desk.write_share(intent.model, after.share)
         desk.store.append_audit(json.dumps(intent.entry))
     except BaseException as error:
         if left := _undo(desk, intent):
@@ -107,15 +108,6 @@ def pending(store: Store) -> Intent | None:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
 
 
-def _make(desk: Desk, intent: Intent, check: _Check) -> None:
-    model, after = intent.model, intent.after
-    if after.share:
-        # The share comes first: gateways read it, and send callers to the canary once it exists.
-        desk.write_share(model, after.share)
-    _bring(desk, desk.servers, intent, after.put_into(desk.read_config(), model), check)
-    desk.write_share(model, after.share)
-
-
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, config, left = intent.model, intent.before, desk.read_config(), list[ServerError]()
@@ -137,9 +129,7 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     return left
 
 
-def _bring(
-    desk: Desk, servers: Iterable[Server], intent: Intent, final: ServerConfig, check: _Check = lambda: None
-) -> None:
+def _bring(desk: Desk, servers: _Servers, intent: Intent, final: ServerConfig, check: _Check = lambda: None) -> None:
     """Let servers load new versions beside those that they have, then move the labels, and then unload the rest."""
     model, config = intent.model, desk.read_config()
     needs, known = final.needed(model), {*config.labels(model), *intent.before.labels, *intent.after.labels}
@@ -160,11 +150,8 @@ def _bring(
         server.wait_only(model, needs, timeout=desk.timeout)
 
 
-def _tell(desk: Desk, servers: Iterable[Server], config: ServerConfig) -> None:
-    """Write a list into the ConfigMap, or send it to each server.
-
-    A server would refuse a label on a version that it has not loaded: such a label stays where it is there.
-    """
+def _tell(desk: Desk, servers: _Servers, config: ServerConfig) -> None:
+    """Write a list into the ConfigMap, or send it to each server, where labels on unloaded versions stay put."""
     if desk.config_map:
         desk.write_config(config)
         return

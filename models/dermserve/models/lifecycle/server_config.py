@@ -1,7 +1,4 @@
-"""models.config, TensorFlow Serving's list of models: its content, and where it is stored.
-
-A change of labels and pins keeps everything else in the list, except comments.
-"""
+"""models.config, TensorFlow Serving's list of models: its content, and where it is stored."""
 
 import json
 import subprocess
@@ -103,8 +100,7 @@ class ServerConfig:
 
     def _entry(self, model: str) -> management_pb2.ModelConfig:
         if model not in self._models:
-            listed = ", ".join(self._models) or "none"
-            raise ConfigError(f"the list of models has no {model}: it has {listed}")
+            raise ConfigError(f"the list of models has no {model}: it has {', '.join(self._models) or 'none'}")
         return self._models[model]
 
 
@@ -167,10 +163,8 @@ class Desk:
         """Read models.config; a store may lack it, unless `needed`. Raises ConfigError: it is absent, or not valid."""
         text, called = self.place.read_text(CONFIG), f"{self.place.base}/{CONFIG}"
         if text is None and (needed or self.config_map):
-            raise ConfigError(
-                f"there is no {called}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
-                " as docs/versions.md shows"
-            )
+            how = "`dermserve up` writes it; for a TensorFlow Serving of yours write it as docs/versions.md shows"
+            raise ConfigError(f"there is no {called}: {how}")
         return ServerConfig.parse(text or "", where=called)
 
     def write_config(self, config: ServerConfig) -> None:

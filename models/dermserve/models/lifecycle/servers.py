@@ -94,20 +94,16 @@ class Server:
                     why = states[version].status.error_message
                     raise ServerError(f"{self.address} can't load version {version} of {model}: {why}")
         said = state_name(states[lacking[0]].state) if lacking[0] in states else "not seen by it"
-        raise ServerError(
-            f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said}); does it see the"
-            " store's files under the base_path in models.config?"
-        )
+        what = f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said})"
+        raise ServerError(f"{what}; does it see the store's files under the base_path in models.config?")
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels point to their versions, or, with None, to none; a ServerError after `timeout` seconds."""
         for _ in _looks(timeout):
             if not (wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}):
                 return
-        raise ServerError(
-            f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)}; does it"
-            " read models.config again (--model_config_file_poll_wait_seconds)?"
-        )
+        what = f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)}"
+        raise ServerError(f"{what}; does it read models.config again (--model_config_file_poll_wait_seconds)?")
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until no other versions are loaded, at most `timeout` seconds."""
@@ -124,7 +120,14 @@ class Server:
         try:
             return cast(_M, call(request, timeout=30))
         except grpc.RpcError as error:
-            raise _translated(self.address, error) from error
+            code, details, this = error.code(), error.details() or "", f"the model server {self.address}"
+            if code is grpc.StatusCode.NOT_FOUND or details.startswith("Unrecognized servable version label"):
+                raise _NotFoundError(f"{self.address}: {details}") from error
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                how = f"{code.name}: {details}" if "handshake" in details.lower() else code.name
+                ask = "is it running there (--tfs), with this TLS or none (--tfs-tls-ca)?"
+                raise NoServerError(f"{this} does not answer ({how}): {ask}") from error
+            raise ServerError(f"{this} answered {code.name}: {details}") from error
 
 
 class _NotFoundError(ServerError):
@@ -135,10 +138,7 @@ class _NotFoundError(ServerError):
 def connected(
     names: Iterable[str], *, tls: grpc.ChannelCredentials | None = None, tls_name: str | None = None
 ) -> Iterator[list[Server]]:
-    """Connect to model servers for a block; a name with several addresses stands for a server at each.
-
-    `tls_name` is expected in their certificates in place of the name's host.
-    """
+    """Connect to model servers for a block, to each address of a name; `tls_name` replaces a name's host in TLS."""
     with contextlib.ExitStack() as opened:
         servers = []
         hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
@@ -172,19 +172,6 @@ def _looks(timeout: float) -> Iterator[float]:
         yield waited
         time.sleep(_PAUSE)
         waited = time.monotonic() - started
-
-
-def _translated(address: str, error: grpc.RpcError) -> ServerError:
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.NOT_FOUND or details.startswith("Unrecognized servable version label"):
-        return _NotFoundError(f"{address}: {details}")
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
-        how = f"{code.name}: {details}" if "handshake" in details.lower() else code.name
-        return NoServerError(
-            f"the model server {address} does not answer ({how}): is it running there (--tfs), with this TLS or none"
-            " (--tfs-tls-ca)?"
-        )
-    return ServerError(f"the model server {address} answered {code.name}: {details}")
 
 
 def state_name(state: int) -> str:

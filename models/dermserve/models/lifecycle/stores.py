@@ -25,10 +25,7 @@ Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
 class LocalStore:
-    """Versions of models in `<folder>/<model>/<version>/`, and files about them.
-
-    A version appears whole or not at all and never changes. ObjectStore has the same methods.
-    """
+    """Versions in `<folder>/<model>/<version>/`, each whole or absent, and files about them; as ObjectStore has."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,8 +64,7 @@ class LocalStore:
                 if any(left.glob("*/*")):  # an empty folder may be new and not locked yet
                     with lock(left / "lock"):
                         shutil.rmtree(left, ignore_errors=True)
-        prefix = f".staging-{model}-"
-        made = tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder, ignore_cleanup_errors=True)
+        made = tempfile.TemporaryDirectory(prefix=f".staging-{model}-", dir=self.folder, ignore_cleanup_errors=True)
         with made as scratch, lock(Path(scratch, "lock")):
             folder = Path(scratch, "version")
             folder.mkdir()

@@ -95,17 +95,13 @@ class Gateways:
                 return len(seen)
             if time.monotonic() >= until:
                 address, found = others[0]
-                raise NoServerError(
-                    f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
-                    f" {'shows none' if found is None else f'has {found}'}; do they read canary.toml (canary_file)?"
-                )
+                what = f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
+                shown = "shows none" if found is None else f"has {found}"
+                raise NoServerError(f"{what} {shown}; do they read canary.toml (canary_file)?")
             time.sleep(_PAUSE)
 
     def watch(self, model: str, *, seconds: float, limits: Limits) -> tuple[Report, list[str]]:
-        """Watch a canary until a limit is exceeded or the time is over; return the report and the problems.
-
-        Too few requests to judge are a problem, too. A gateway that does not answer is left out until it does.
-        """
+        """Watch a canary until a limit is exceeded or time is over; return report and problems."""
         totals: dict[_Key, float] = collections.defaultdict(float)
         former: dict[str, dict[_Key, float]] = {}
         until = time.monotonic() + seconds

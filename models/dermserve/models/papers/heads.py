@@ -1,7 +1,6 @@
-"""Reproduce the papers' tables with heads on the pooled features of frozen backbones.
+"""The papers' tables IV and V (`run_grid`) and VII (`compare`), by heads on the pooled features of frozen backbones.
 
-`run_grid` makes tables IV and V, `compare` table VII. Features are computed once, so that a head takes minutes on two
-cores. Only photos outside of test in the experiment's split are used. Accuracies are on validation photos, one view.
+Only photos outside of test in the experiment's split are used. Accuracies are on validation photos, one view.
 """
 
 import csv
@@ -21,9 +20,8 @@ import tensorflow as tf
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.splits import Part, Sample, require_parts, split
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import RunError, say, track
 from dermserve.models.training.evaluate.predictions import Predictions
-from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.dataset import Data
@@ -87,10 +85,8 @@ def run_grid(
         accuracy, balanced, minutes = _train_head(experiment, judged, parts, dropout, batch)
         cells.append(Cell(share, dropout, batch, accuracy, balanced, minutes))
         write_table(cells, table)
-        say(
-            f"{share:.0%} training, dropout {dropout}, batch {batch}: accuracy {accuracy:.4f}, balanced "
-            f"{balanced:.4f}, {minutes:.1f} min"
-        )
+        scores = f"accuracy {accuracy:.4f}, balanced {balanced:.4f}"
+        say(f"{share:.0%} training, dropout {dropout}, batch {batch}: {scores}, {minutes:.1f} min")
     return cells
 
 
@@ -149,9 +145,7 @@ def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model])
     batches = [photos.rows[start : start + _BATCH] for start in range(0, len(photos), _BATCH)]
     for network in networks:
         started, infer = time.monotonic(), tf.function(functools.partial(network, training=False))
-        values = np.concatenate(
-            [infer(photos.images[rows].astype(np.float32)) for rows in track(batches, network.name)]
-        )
+        values = np.concatenate([infer(photos.images[at].astype(np.float32)) for at in track(batches, network.name)])
         mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
         scaled = np.asarray((values - mean) / (deviation + _EPSILON), np.float32)
         minutes = round((time.monotonic() - started) / 60, 2)
@@ -159,8 +153,6 @@ def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model])
         accuracy, balanced, head_minutes = _train_head(experiment, judged, data.parts, dropout, stage.batch)
         size = network.get_layer("backbone").count_params()
         rows.append(Compared(network.name, size, accuracy, balanced, minutes, head_minutes))
-        say(
-            f"{network.name}: accuracy {accuracy:.4f}, balanced {balanced:.4f}; features {minutes:.1f} min, head "
-            f"{head_minutes:.1f} min"
-        )
+        scores = f"accuracy {accuracy:.4f}, balanced {balanced:.4f}"
+        say(f"{network.name}: {scores}; features {minutes:.1f} min, head {head_minutes:.1f} min")
     return rows

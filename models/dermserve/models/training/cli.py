@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.terminal import say
+from dermserve.models.training.errors import say
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -56,37 +56,24 @@ def read_backbone(weights: str | None) -> Path | str | None:
 @OUT
 @click.option("--experiment", help="Name of an experiment, or a .toml file. [default: the paper's]")
 @click.option("--weights", help='Initial backbone: "imagenet" (downloaded by Keras), a file, or "random".')
-@click.option(
-    "--start", type=_FOLDER, help="A finished run to continue from, with its weights and split; not with --weights."
-)
+@click.option("--start", type=_FOLDER, help="A finished run to continue from, with its split; not with --weights.")
 @click.option(
     "--teacher", "teachers", type=_FOLDER, multiple=True,
     help="A finished run of the same model to distil from, beside the labels; repeatable: their mean.",
 )  # fmt: skip
-@click.option(
-    "--others", type=_FOLDER, help="HAM10000, whose other lesions are the outliers of an experiment with them."
-)
+@click.option("--others", type=_FOLDER, help="HAM10000, whose other lesions are an experiment's outliers.")
 @_ALSO
 @CACHE
 @error_messages()
 def train(
-    model: str,
-    data: Path,
-    out: Path,
-    experiment: str | None,
-    weights: str | None,
-    start: Path | None,
-    teachers: tuple[Path, ...],
-    others: Path | None,
-    also: Path | None,
-    cache: Path,
-) -> None:
+    model: str, data: Path, out: Path, experiment: str | None, weights: str | None, start: Path | None,
+    teachers: tuple[Path, ...], others: Path | None, also: Path | None, cache: Path,
+) -> None:  # fmt: skip
     """Train a model on labelled photos. After Ctrl-C the same command continues after the last epoch."""
-    from dermserve.models.training.data.provenance import joined_provenance
-    from dermserve.models.training.train.dataset import finished_data, prepare, read_also, with_also
+    from dermserve.models.training.data.layouts import joined_provenance
+    from dermserve.models.training.train import dataset
     from dermserve.models.training.train.experiment import load_experiment
     from dermserve.models.training.train.finished import FinishedRun
-    from dermserve.models.training.train.others import OTHERS, read_others
     from dermserve.models.training.train.run import run_training
 
     chosen = load_experiment(experiment or model)
@@ -101,57 +88,38 @@ def train(
     say(f"{chosen.name}: reading {data}")
     provenance = joined_provenance(data, also, begun.summary if begun else None)
     if begun is None:
-        prepared = prepare(chosen, data, cache=cache)
+        prepared = dataset.prepare(chosen, data, cache=cache)
     else:
-        prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
+        prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
     if also is not None:
-        more = read_also(prepared, also, SPECS[model], cache=cache)
-        prepared = with_also(prepared, more, SPECS[model], cache=cache)
+        prepared = dataset.with_also(prepared, also, SPECS[model], cache=cache)
     outliers = None
     if others is not None:
-        recorded = (begun.folder if begun else out) / OTHERS
-        outliers = read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
+        recorded = (begun.folder if begun else out) / dataset.OTHERS
+        outliers = dataset.read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
     say(f"training data: {provenance['data']}")
-    taught_by = [FinishedRun(teacher) for teacher in teachers]
-    how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": taught_by, "others": outliers}
-    run_training(chosen, prepared, out, backbone=backbone, **how)
+    how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": [*map(FinishedRun, teachers)]}
+    run_training(chosen, prepared, out, backbone=backbone, others=outliers, **how)
     say(f"finished: dermserve evaluate {out} --data {data}")
 
 
 @click.command()
 @_RUN
 @DATA
-@click.option(
-    "--other", metavar="NAME", help="Only measure, on other data than the run's own, and store the figures under NAME."
-)
+@click.option("--other", metavar="NAME", help="Only measure other data than the run's own; keep the figures by NAME.")
 @click.option("--paper", type=_FOLDER, help="An evaluated run, split by image, to show beside this one in the report.")
 @click.option(
     "--thin", type=click.IntRange(min=1), default=1, metavar="N", show_default=True,
     help="Run ten views of every Nth photo only, and one view of all; ten of all take ResNet-50 half an hour on a PC.",
 )  # fmt: skip
-@click.option(
-    "--others", type=_FOLDER, help="HAM10000, for a model without some of its classes: fits the out-of-scope score."
-)
+@click.option("--others", type=_FOLDER, help="HAM10000, for a model without some of its classes: fits the scope.")
 @_ALSO
-@click.option(
-    "--again", metavar="REASON", help="Measure test photos again, with other weights or rules; run.json keeps REASON."
-)
+@click.option("--again", metavar="REASON", help="Measure test photos again by other weights or rules; REASON is kept.")
 @CACHE
 @error_messages()
-def evaluate(
-    run: Path,
-    data: Path,
-    other: str | None,
-    paper: Path | None,
-    thin: int,
-    others: Path | None,
-    also: Path | None,
-    again: str | None,
-    cache: Path,
-) -> None:
+def evaluate(run: Path, data: Path, other: str | None, cache: Path, **own: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    own = {"--paper": paper, "--thin": thin > 1, "--others": others, "--also": also, "--again": again}
-    if other is not None and (given := [option for option, value in own.items() if value]):
+    if other is not None and (given := [f"--{option}" for option, value in own.items() if value not in (None, 1)]):
         raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate.evaluation import evaluate_other, evaluate_own
     from dermserve.models.training.train.finished import FinishedRun
@@ -160,14 +128,11 @@ def evaluate(
     if other is not None:
         measured = evaluate_other(finished, data, name=other, cache=cache)
     else:
-        how: dict[str, Any] = {"thin": thin, "others": others, "also": also, "again": again}
-        measured = evaluate_own(finished, data, paper=FinishedRun(paper) if paper else None, cache=cache, **how)["test"]
+        measured = evaluate_own(finished, data, cache=cache, **own)["test"]
     name, verdict = other or "test", measured["verdict"]
     for views, found in (("one view", measured["single"]), ("ten views", measured["tta"])):
-        click.echo(
-            f"{name}, {views}: accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}, "
-            f"ECE {found['ece']:.4f} on {found['photos']} photos"
-        )
+        scores = f"accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}"
+        click.echo(f"{name}, {views}: {scores}, ECE {found['ece']:.4f} on {found['photos']} photos")
     missed = verdict["malignant_confidently_benign"]
     click.echo(
         f"{name}, one view: confident {verdict['confident']:.1%}, bad quality {verdict['bad_quality']:.1%}, rejected "
@@ -188,10 +153,8 @@ def pack(run: Path, data: Path, cache: Path) -> None:
     from dermserve.models.training.train.finished import FinishedRun
 
     found = conversion.pack(FinishedRun(run), data, cache=cache)
-    click.echo(
-        f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
-        f"the same answer for {found['agreement']:.2%}"
-    )
+    change = f"accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}"
+    click.echo(f"{found['bytes'] / 1e6:.1f} MB; {change}, the same answer for {found['agreement']:.2%}")
 
 
 @click.command()

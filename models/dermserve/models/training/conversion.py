@@ -1,8 +1,6 @@
-"""Convert a run: compact weights (`pack`), and a TensorFlow Lite model for phones (`tflite`).
+"""Convert a run: compact weights (`pack`), and a TensorFlow Lite model for phones, in float16 (`tflite`).
 
-Compact weights have kernels as int8 or float16, and vectors as float32. int8 is symmetric with a scale for each output
-channel (Jacob et al., CVPR 2018), of the weights only: they are loaded as float32. A TensorFlow Lite model has its
-weights as float16; labels, and in a version the card, are files inside (`dermserve.models.records`).
+Compact kernels are float16, or int8 with a scale for each output channel (Jacob et al., CVPR 2018), until loaded.
 """
 
 import time
@@ -24,10 +22,10 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
+from dermserve.models.training.errors import track
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import Predictor
-from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_compact
 from dermserve.models.training.train.network import training_copy
@@ -37,18 +35,14 @@ _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16
 
 
 def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
-    """Write a run's compact weights, and compare them with the full ones on validation photos, one view each.
-
-    The run then uses the compact weights, and its calibration is removed: evaluate it again. Returns what run.json has.
-    """
+    """Write a run's compact weights, measure them on validation photos, and remove its calibration."""
     photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
     full, kind = run.network(full=True), _KINDS[run.model]
     run.update(calibration=None)  # before the weights change: the command may be interrupted
     save_compact(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
-        found = Predictor(network=network, cache=cache).predict(photos, name)
-        answers.append(found.logits[:, 0].argmax(axis=1))
+        answers.append(Predictor(network=network, cache=cache).predict(photos, name).logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
         "bytes": run.compact.stat().st_size,
@@ -61,10 +55,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
 
 
 def convert(network: keras.Model, *, temperature: float, distance: FeatureDistance | None = None) -> bytes:
-    """Convert a network to TensorFlow Lite; `temperature` and `distance` are as for graph.freeze_core.
-
-    The model's signature takes `images` uint8 [1, S, S, 3] RGB, and gives `probabilities` [1, C] and `ood_score` [1].
-    """
+    """Convert to TensorFlow Lite: `images` uint8 [1, S, S, 3] → `probabilities` [1, C] and `ood_score` [1]."""
     folded = training_copy(network, folded=True, precision="float32")
     side = network.inputs[0].shape[1]
 
@@ -116,10 +107,7 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[n
 
 
 def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float]:
-    """Write a calibrated run's model.tflite, and compare it with the network on validation photos.
-
-    `agreement` is of the top class, `gate_agreement` of the side of the card's limits on the score; a time is a median.
-    """
+    """Write a calibrated run's model.tflite, and compare it with the network on validation photos."""
     photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]

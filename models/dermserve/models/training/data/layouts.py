@@ -11,20 +11,22 @@ must agree.
 
 import os
 import re
+import tomllib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_contradictions
 from dermserve.models.training.data.tables import LABELS, SPLITS, Row, Table, class_of, read_table
-from dermserve.models.training.errors import DataError
-from dermserve.models.training.terminal import say
+from dermserve.models.training.errors import DataError, say
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
 _TABLES = frozenset({".csv", ".tab", ".tsv"})
+UNSTATED = {"data": "not stated", "license": "not stated"}
 _WORD = re.compile(r"[^a-z]+")
 
 
@@ -50,8 +52,7 @@ def read_samples(directory: Path, classes: Sequence[str]) -> list[Sample]:
     samples, lesions = _merge(directory, folders, tables, codes)
     if not samples:
         raise DataError(f"{directory} has {len(found)} photos, none with a class: expected {expected}")
-    hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
-    joined = join_lesions(hashed, lesions)
+    joined = join_lesions([replace(sample, digest=digest_file(sample)) for sample in samples], lesions)
     refuse_contradictions(joined, codes)
     return sorted(joined, key=lambda sample: sample.name)
 
@@ -70,10 +71,8 @@ def _walk(directory: Path) -> tuple[list[str], list[str]]:
         for path in (Path(base, name) for name in sorted(files)):
             found[_kind(path)].append(path.relative_to(directory).as_posix())
     if dangling := found["dangling"]:
-        raise DataError(
-            f"{directory / dangling[0]} is a link to nothing, or no file ({len(dangling)} in all): fetch the files "
-            "(git annex get, dvc pull) or remove the links"
-        )
+        what = f"{directory / dangling[0]} is a link to nothing, or no file ({len(dangling)} in all)"
+        raise DataError(f"{what}: fetch the files (git annex get, dvc pull) or remove the links")
     if found["junk"]:
         say(f"left out {len(found['junk'])} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
     if others := Counter(Path(name).suffix.lower() for name in found["others"]):
@@ -164,9 +163,7 @@ def _match(
         found = [photo for photo in found if Path(photo).stem == stem] or found
         found = [photo for photo in found if Path(photo).is_relative_to(beside)] or found
         if len(found) > 1 and len({(directory / photo).read_bytes() for photo in found}) > 1:
-            raise DataError(
-                f"{table.path} names {row.photo}, which may be {found[0]} or {found[1]}: write paths into it"
-            )
+            raise DataError(f"{table.path} names {row.photo}, which may be {found[0]} or {found[1]}: write paths there")
         yield from ((row, photo) for photo in found)
 
 
@@ -179,3 +176,32 @@ def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequenc
         counts["photos without a class" if said is None else f"photos of {said[1]}, no class of this model"] += 1
     for what, count in sorted(counts.items()):
         say(f"left out {count} {what}")
+
+
+def read_provenance(directory: Path) -> dict[str, str]:
+    """Return "data" and "license" of run.json for weights trained on a data set, by its file dataset.toml, if any."""
+    path = directory / "dataset.toml"
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read as TOML: {error}") from error
+    for key, value in said.items():
+        if key not in ("name", "license", "source") or not isinstance(value, str):
+            raise DataError(f"{path}: {key} = {value!r}; it may hold name, license and source, each a string")
+    name, terms, source = (said.get(key, "").strip() for key in ("name", "license", "source"))
+    if not (name or terms or source):
+        return UNSTATED
+    details = f"{source or 'source not stated'}; {terms or 'licence not stated'}"
+    return {
+        "data": f"{name or 'name not stated'} ({details})",
+        "license": f"{terms}: that of the training data" if terms else "not stated",
+    }
+
+
+def joined_provenance(data: Path, also: Path | None, begun: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what a data set states, or else the run.json of a run to continue; and what the data set `also` states."""
+    first = read_provenance(data)
+    if begun is not None and first == UNSTATED:
+        first = {key: begun[key] for key in UNSTATED}
+    second = UNSTATED if also is None else read_provenance(also)
+    return first if second in (UNSTATED, first) else {key: f"{first[key]}; {second[key]}" for key in first}

@@ -1,8 +1,4 @@
-"""Labelled photos, their lesions, and the split into train, validation and test, from a seed.
-
-The protocol `lesion` keeps the photos of a lesion together; `image` draws photos one by one, as the papers did, so that
-photos of a test lesion may be trained on. Equal files stay together in both.
-"""
+"""Labelled photos, their lesions, and the split into train, validation and test, from a seed."""
 
 import csv
 import hashlib
@@ -147,8 +143,7 @@ def split(
 ) -> dict[Sample, Part]:
     """Assign every photo to a part, class by class, at random from the seed; the order of photos does not matter.
 
-    If the data set names test photos, they are the test photos; likewise for validation. Shares, 0..1, divide the rest.
-    What stays together by the protocol counts to its most common class.
+    The data set's own test and validation photos stay such; shares, 0..1, divide the rest, whole groups by their class.
     """
     own = _own_parts(samples)
     parts = {sample: Part(sample.split) for sample in samples if sample.split in own}
@@ -189,9 +184,7 @@ def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, valid
             by = ", by the data set's own split" if part in own or (own and part is Part.TRAIN) else needed
             missing.append(f"{part.value} has no photo of {counts}{by}")
     if missing:
-        raise DataError(
-            f"too few lesions to split; {'; '.join(missing)}: add photos, or change the experiment's shares"
-        )
+        raise DataError(f"too few lesions to split; {'; '.join(missing)}: add photos, or change the shares")
 
 
 def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:

@@ -13,7 +13,6 @@ Pixels: TypeAlias = NDArray[np.uint8]
 _Spoil: TypeAlias = Callable[[Image.Image], Image.Image]
 _Hide: TypeAlias = Callable[[Image.Image, Image.Image], Image.Image]  # the photo, and skin without a lesion around it
 
-_SEPIA = (1.07, 0.87, 0.67)
 _SEAM = 16  # of a photo's side, over which it fades into the skin around it
 
 
@@ -91,11 +90,6 @@ def _cast(gains: Sequence[float], image: Image.Image, _: Image.Image | None = No
     return Image.fromarray((np.asarray(image, float) * np.asarray(gains)).clip(0, 255).astype(np.uint8))
 
 
-def _sepia(image: Image.Image) -> Image.Image:
-    gray = np.asarray(image.convert("L"), float)[..., np.newaxis]
-    return Image.fromarray((gray * _SEPIA).clip(0, 255).astype(np.uint8))
-
-
 def _moved(columns: int, rows: int, image: Image.Image) -> Image.Image:
     pixels, steps = np.asarray(image, float), max(abs(columns), abs(rows))
     shifts = [(rows * step // steps, columns * step // steps) for step in range(steps)]
@@ -112,7 +106,7 @@ SPOILED: Mapping[str, _Spoil] = {
     "90 brighter": lambda image: image.point([min(255, value + 90) for value in range(256)] * 3),
     "gray": lambda image: ImageEnhance.Color(image).enhance(0.0),
     "a tenth of the colour": lambda image: ImageEnhance.Color(image).enhance(0.1),
-    "sepia": _sepia,
+    "sepia": lambda image: _cast((1.07, 0.87, 0.67), image.convert("L").convert("RGB")),
     "yellow cast": partial(_cast, (1.1, 1.0, 0.5)),
     "red cast": partial(_cast, (1.3, 0.6, 0.6)),
     "green cast": partial(_cast, (0.7, 1.2, 0.7)),

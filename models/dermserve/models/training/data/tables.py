@@ -74,10 +74,9 @@ def class_of(text: str, classes: Sequence[str]) -> int | None:
 
 
 def read_table(path: Path, classes: Sequence[str]) -> Table:
-    """Read a table; it has no rows if it names no photos, or gives neither classes nor lesions.
+    """Read labels.csv, HAM10000's metadata, the ISIC archive's, a challenge's one-hot table or lesion groups.
 
-    It may be labels.csv, HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a
-    challenge's one-hot table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The delimiter is the header's.
+    The delimiter is the header's. There are no rows if it names no photos, or gives neither classes nor lesions.
     """
     text = _read_text(path)
     delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", text[:_HEADER]).partition("\n")[0].count)

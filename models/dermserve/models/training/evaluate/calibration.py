@@ -16,10 +16,9 @@ from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate import ood, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor
-from dermserve.models.training.train.dataset import Data
+from dermserve.models.training.train.dataset import Data, centre_crops, class_weights
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.others import centre_crops, class_weights
 
 # rule_out: the exact one-sided 95 % lower bound of the share of malignant validation lesions without a photo below it.
 SENSITIVITY = 0.95
@@ -72,10 +71,8 @@ class Fitted:
 
     def decide(self, judged: Predictions) -> predictions.Verdicts:
         """Return the verdicts of photos."""
-        scores = ood.scores(self.distance, judged.features)
-        return predictions.decide(
-            self.probabilities(judged), scores, judged.photos.measures, self.malignant, self.calibration
-        )
+        scores, views = ood.scores(self.distance, judged.features), self.probabilities(judged)
+        return predictions.decide(views, scores, judged.photos.measures, self.malignant, self.calibration)
 
 
 def calibrate(
@@ -84,9 +81,8 @@ def calibrate(
     """Fit the out-of-distribution score, the shift of the logits, the temperature and the thresholds.
 
     `sets` and `held`, their validation photos, are of the run's own data first, then of the same lesions at other
-    resolutions, to which rule_out, max_ood_score and the limits on quality are fitted as well; the last to training
-    photos, too.
-    `outside` has lesions of classes that the model does not know, to which the scope is fitted.
+    resolutions, which rule_out, max_ood_score and the limits on quality must suit as well. `outside` has lesions of
+    classes that the model does not know, to which the scope is fitted.
     """
     one, ten, looked = held[0].one, held[0].ten, [each.one for each in held]
     distance, shift = _distance(predictor, sets, outside), _shift(run.experiment, one)
@@ -130,10 +126,7 @@ def calibrate(
 
 
 def _distance(predictor: Predictor, sets: Sequence[Data], outside: Data | None) -> FeatureDistance:
-    """Fit the distance to training photos of every data set and to drawn pictures without skin.
-
-    Other lesions are skin too: each of their classes has a centre of its own.
-    """
+    """Fit the distance to training photos, also of each class of other lesions, and to drawn pictures without skin."""
     looked = [predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), Part.TRAIN.value) for data in sets]
     features = np.concatenate([judged.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])

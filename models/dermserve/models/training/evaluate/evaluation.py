@@ -22,9 +22,8 @@ from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
-from dermserve.models.training.train.dataset import finished_data, read_also
+from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
-from dermserve.models.training.train.others import OTHERS, read_others
 
 mpl.use("Agg")  # no window, and no display needed
 
@@ -35,23 +34,16 @@ _NUMBERS = (
 
 
 def evaluate_own(
-    run: FinishedRun,
-    data: Path,
-    *,
-    cache: Path,
-    thin: int = 1,
-    others: Path | None = None,
-    also: Path | None = None,
-    again: str | None = None,
-    paper: FinishedRun | None = None,
-) -> dict[str, Any]:
+    run: FinishedRun, data: Path, *, cache: Path, thin: int = 1, others: Path | None = None, also: Path | None = None,
+    again: str | None = None, paper: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Calibrate and measure a run on the data it was trained from; write both and a report into it. Return the figures.
 
-    Ten views are run of every `thin`-th photo only. `others` is HAM10000, to fit the scope to. `also` has the same
-    lesions at another resolution, which thresholds must suit as well. `again` says why test photos are measured again
-    with other weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
+    Ten views are run of every `thin`-th photo only. `others` is HAM10000, to fit the scope to. Thresholds must suit
+    `also`, the same lesions at another resolution, too. `again` says why test photos are measured again with other
+    weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
     """
-    beside = None if paper is None else paper.evaluated("metrics")  # refused before the work
+    beside = None if paper is None else FinishedRun(paper).evaluated("metrics")  # refused before the work
     photos = finished_data(run.experiment, data, run.split, cache=cache)
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
@@ -79,7 +71,7 @@ def evaluate_own(
     metrics: dict[str, Any] = {
         **of_each[0],
         "spoiled": {
-            part.value: measuring.spoiled(predictor, fitted, photos.part(part)) for part in (Part.VALIDATION, Part.TEST)
+            name: measuring.spoiled(predictor, fitted, photos.part(Part(name))) for name in ("validation", "test")
         },
         "strangers": measuring.strangers(predictor, fitted),
     }
@@ -107,8 +99,7 @@ def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> d
     samples = [sample for sample in read_samples(data, spec.codes) if run.unseen(sample)]
     if not samples:
         raise DataError(f"the run was trained or validated on every lesion in {data}: pass photos of others")
-    pixels = load_pixels(samples, folder=cache, side=spec.input_side)
-    photos = Labelled.whole(pixels, samples=samples)
+    photos = Labelled.whole(load_pixels(samples, folder=cache, side=spec.input_side), samples=samples)
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
     measured = measuring.measures(fitted, predictor.predict_part(photos, name))
@@ -117,16 +108,13 @@ def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> d
 
 
 def _write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, paper: Mapping[str, Any] | None) -> None:
-    """Write the report of a run that has just been evaluated, beside the "metrics" of a run that was split by image."""
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
     _draw_answers(folder, fitted, test)
     curve = run.summary["metrics"]["test"]["verdict"]["abstention"]
     with _axes(folder / "abstention.png") as axes:
         axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
-        axes.set(
-            xlabel="share of photos answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1)
-        )
+        axes.set(xlabel="share answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1))
     _draw_history(folder, run)
     numbers = {key: run.summary[key] for key in _NUMBERS if key in run.summary}
     numbers["protocol"] = run.experiment.protocol.value

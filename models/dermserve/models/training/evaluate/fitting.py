@@ -57,8 +57,7 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: i
 def fit_temperature(logits: Floats, labels: Labels, *, views: Floats, owners: Labels) -> float:
     """Find the temperature, 0.05 to 20, with the lowest likelihood loss over one view and the mean of views together.
 
-    Logits [N, C] are of one view of each photo; `views`, [M, V, C] with the identity first, of some photos with the
-    labels `owners` [M]. The loss of the mean is that of one view of all photos, plus what the mean adds to some.
+    Logits [N, C] are of one view; `views` [M, V, C], the identity first, of some photos with the labels `owners` [M].
     """
 
     def loss(log_temperature: float) -> float:
@@ -143,9 +142,8 @@ def fit_looks(
 ) -> dict[int, float]:
     """Find when ADAPTIVE may stop: after each number of `views`, the least mean difference of the top probabilities.
 
-    A stop, like an interim look of a sequential test, may change the top class of the share 1 - `agreement` of photos.
-    Probabilities are float [N, V, C]. A lesion has no upright position, so the first `turned` views are fitted to in
-    every order.
+    A stop may change the top class of the share 1 - `agreement` of photos. Probabilities are float [N, V, C]; the first
+    `turned` views are fitted to in every order, as a lesion has no upright position.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))

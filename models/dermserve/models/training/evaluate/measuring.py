@@ -18,8 +18,8 @@ from dermserve.models.training.evaluate.calibration import Fitted
 from dermserve.models.training.evaluate.fitting import Labels
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import Flags, Floats, PartPredictions, Predictions, Predictor
+from dermserve.models.training.train.dataset import CODES
 from dermserve.models.training.train.loop import accuracies
-from dermserve.models.training.train.others import CODES
 
 _ROUNDS = 1000
 _ENDS = (0.025, 0.975)  # of an interval
@@ -139,18 +139,13 @@ def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dic
 
 
 def _histogram(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """Bin values at their deciles."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
     return {"edges": edges.tolist(), "shares": (counts / counts.sum()).tolist(), "mean": float(np.mean(values))}
 
 
 def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes: Sequence[str]) -> dict[str, Any]:
-    """Measure probabilities, float [N, C], by labels, int64 [N], and lesions [N], as JSON values.
-
-    The bootstrap draws lesions, because photos of one lesion are not independent. The AUC of a class is against the
-    rest; None if there is no photo of either.
-    """
+    """Measure probabilities [N, C] by labels [N], with bootstrap over lesions [N], as JSON values."""
     answers = probabilities.argmax(axis=1)
     indices = list(range(len(codes)))
     report = classification_report(

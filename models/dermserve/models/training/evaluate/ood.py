@@ -1,11 +1,12 @@
 """The out-of-distribution score: fit it to photos and pictures without skin, and to lesions of other classes.
 
-It is the squared Mahalanobis distance of the features to the nearest class mean under one covariance (Lee et al., "A
-Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018). Features are
-scaled to unit length (Müller & Hein, "Mahalanobis++: Improving OOD Detection via Feature Normalization", ICML 2025).
-Only the directions in which pictures without skin differ most count (as in Hendrycks, Mazeika & Dietterich, "Deep
-Anomaly Detection with Outlier Exposure", ICLR 2019): over all directions, differences between lesions hide the others.
+It is the squared Mahalanobis distance to the nearest class mean under one covariance (Lee et al., NeurIPS 2018) of
+features of unit length (Müller & Hein, "Mahalanobis++: Improving OOD Detection via Feature Normalization", ICML 2025),
+in the directions in which pictures without skin differ most (as in Hendrycks, Mazeika & Dietterich, "Deep Anomaly
+Detection with Outlier Exposure", ICLR 2019): over all directions, differences between lesions hide the others.
 """
+
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -25,12 +26,10 @@ _SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
 # rounding of the network's weights to float16 decides.
 _SCOPE_RANGE = 10
 
-_Floats = NDArray[np.float32] | NDArray[np.float64]
+_Singles: TypeAlias = NDArray[np.float32]
 
 
-def fit_distance(
-    features: NDArray[np.float32], labels: NDArray[np.int64], *, strangers: NDArray[np.float32], rank: int
-) -> FeatureDistance:
+def fit_distance(features: _Singles, labels: NDArray[np.int64], *, strangers: _Singles, rank: int) -> FeatureDistance:
     """Fit the distance to photos' features [N, F] and classes [N], in the `rank` directions where strangers differ."""
     scaled = _unit(features)
     present, own = np.unique(labels, return_inverse=True)
@@ -38,26 +37,25 @@ def fit_distance(
     covariance, _ = ledoit_wolf(scaled - centers[own], assume_centered=True)
     variances, directions = np.linalg.eigh(covariance)
     whitening = directions / np.sqrt(np.maximum(variances, _LEAST_SPREAD**2))
-    away = _unit(_from_nearest(_unit(strangers), centers, whitening))
+    between = np.stack([(_unit(strangers) - center) @ whitening for center in centers])
+    nearest = (between**2).sum(axis=2).argmin(axis=0)  # as graph._distance
+    away = _unit(between[nearest, np.arange(len(strangers))])
     _, telling = np.linalg.eigh(away.T @ away)
     projection = whitening @ telling[:, -rank:]
     return FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32), unit=True)
 
 
-def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
+def scores(distance: FeatureDistance, features: _Singles) -> _Singles:
     """Score features as the served graph does: float32 [N]."""
     outputs = {"features": tf.constant(features, tf.float32), "logits": tf.zeros((len(features), 1))}
     return np.asarray(scored(outputs, temperature=1, distance=distance)[Output.OOD_SCORE.value])
 
 
-def fit_scope(
-    features: NDArray[np.float32], *, others: NDArray[np.float32], weights: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def fit_scope(features: _Singles, *, others: _Singles, weights: NDArray[np.float64]) -> _Singles:
     """Fit the probability that a lesion is of a class that the network does not know (outlier exposure).
 
-    Logistic regression of training photos' features, float32 [N, F], against those of other lesions, float32 [M, F]
-    with weights [M]; both sides have the same total weight. Returns weights of unit features, and a constant: float32
-    [F + 1].
+    Logistic regression of training photos' features, float32 [N, F], against others', [M, F] with weights [M]; both
+    sides weigh the same. Returns weights of unit features, and a constant: float32 [F + 1].
     """
     given = _unit(np.concatenate([features, others]))
     middle, spread = given.mean(axis=0), given.std(axis=0)
@@ -70,21 +68,12 @@ def fit_scope(
     return np.append(slope, model.intercept_[0] - slope @ middle).astype(np.float32)
 
 
-def fit_max_score(
-    found: NDArray[np.float32], labels: NDArray[np.int64], *, false_rejections: float, of_class: float
-) -> float:
+def fit_max_score(found: _Singles, labels: NDArray[np.int64], *, false_rejections: float, of_class: float) -> float:
     """Find the score, at least 1, that at most a share of all scores [N] and one of any class's exceed."""
     classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
     return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
 
 
-def _unit(vectors: _Floats) -> NDArray[np.float64]:
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     wide = vectors.astype(np.float64)
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
-
-
-def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Floats:
-    """Project the difference of each point [N, F] and its nearest center [C, F]: [N, K], as graph._distance."""
-    between = np.stack([(points - center) @ projection for center in centers])
-    nearest = (between**2).sum(axis=2).argmin(axis=0)
-    return np.asarray(between[nearest, np.arange(len(points))])

@@ -85,12 +85,6 @@ def _screen(rng: np.random.Generator, side: int) -> Pixels:
     return np.asarray(image)
 
 
-def _blurred_shapes(rng: np.random.Generator, side: int) -> Pixels:
-    """Draw shapes out of focus, like a finger on the lens."""
-    image = Image.fromarray(_shapes(rng, side)).filter(ImageFilter.GaussianBlur(float(rng.uniform(4, 20))))
-    return np.asarray(image)
-
-
 _KINDS: Mapping[str, _Draw] = {
     "plain colour": lambda rng, side: np.tile(np.asarray(_colour(rng), np.uint8), (side, side, 1)),
     "gradient": _gradient,
@@ -98,7 +92,9 @@ _KINDS: Mapping[str, _Draw] = {
     "clouds of noise": _clouds,
     "stripes and squares": _stripes,
     "shapes": _shapes,
-    "shapes out of focus": _blurred_shapes,
+    "shapes out of focus": lambda rng, side: np.asarray(
+        Image.fromarray(_shapes(rng, side)).filter(ImageFilter.GaussianBlur(float(rng.uniform(4, 20))))
+    ),
     "page of text": _page,
     "screen": _screen,
 }

@@ -17,7 +17,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.photos import Labelled, imaging_version
-from dermserve.models.training.terminal import track
+from dermserve.models.training.errors import track
 from dermserve.models.training.train.network import training_copy
 
 _VIEWS_AT_ONCE = 64
@@ -109,9 +109,7 @@ def frozen_function(network: keras.Model) -> Infer:
     return lambda images: {name: value.numpy() for name, value in zip(names, frozen(tf.constant(images)), strict=True)}
 
 
-def run_views(
-    infer: Infer, photos: Labelled, *, views: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> tuple[Floats, Floats]:
     """Run a frozen function over views of photos in one batch; return logits and features as in Predictions."""
     outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
     shape = (len(photos), len(views), -1)
@@ -146,8 +144,7 @@ def decide(
 ) -> Verdicts:
     """Decide as dermserve.gateway.answer, which this package can't import; a test compares the two.
 
-    `views` are probabilities, float [N, V, C]; `scores` out-of-distribution scores, float [N]; `malignant` says which
-    classes are, bool [C]; `found` has the fields of a `dermserve.v1.Calibration`.
+    `views` are probabilities [N, V, C], `scores` [N], `malignant` bool [C], and `found` a `dermserve.v1.Calibration`.
     """
     mean, risks = views.mean(axis=1), views[..., malignant].sum(axis=-1)
     risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]

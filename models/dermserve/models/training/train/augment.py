@@ -1,7 +1,4 @@
-"""Augment a batch of photos in the graph, from a seed: geometry in one resampling, then light, colour and sharpness.
-
-Sharpness matters, because the training photos are small and soft and those of phones are not.
-"""
+"""Augment a batch of photos in the graph, from a seed: geometry in one resampling, then light, colour and sharpness."""
 
 import math
 from typing import Any, TypeAlias
@@ -25,7 +22,14 @@ def augment(images: Tensor, settings: Augmentation, *, side: int, seed: Tensor) 
     if settings.sharpness:
         amount = _draw(photos, seeds[6], settings.sharpness, (1, 1, 1))
         photos = photos + amount * (photos - _blurred(photos))
-    return tf.clip_by_value(_coloured(photos, settings, seeds), 0.0, 255.0)
+    gain = 1 + _draw(photos, seeds[5], settings.brightness, (1, 1, 1))
+    gain *= 1 + _draw(photos, seeds[7], settings.channel_gain, (1, 1, 3))
+    photos *= gain
+    mean = tf.reduce_mean(photos, axis=(1, 2), keepdims=True)
+    photos = mean + (photos - mean) * (1 + _draw(photos, seeds[8], settings.contrast, (1, 1, 1)))
+    gray = tf.reduce_sum(photos * tf.constant(_GRAY), axis=-1, keepdims=True)
+    photos = gray + (photos - gray) * (1 + _draw(photos, seeds[9], settings.saturation, (1, 1, 1)))
+    return tf.clip_by_value(photos, 0.0, 255.0)
 
 
 def _draw(photos: Tensor, seed: Tensor, size: float, shape: tuple[int, ...]) -> Tensor:
@@ -58,16 +62,6 @@ def _moved(photos: Tensor, settings: Augmentation, side: int, seeds: Tensor) -> 
         interpolation="BILINEAR",
         fill_mode="REFLECT",
     )
-
-
-def _coloured(photos: Tensor, settings: Augmentation, seeds: Tensor) -> Tensor:
-    gain = 1 + _draw(photos, seeds[5], settings.brightness, (1, 1, 1))
-    gain *= 1 + _draw(photos, seeds[7], settings.channel_gain, (1, 1, 3))
-    photos *= gain
-    mean = tf.reduce_mean(photos, axis=(1, 2), keepdims=True)
-    photos = mean + (photos - mean) * (1 + _draw(photos, seeds[8], settings.contrast, (1, 1, 1)))
-    gray = tf.reduce_sum(photos * tf.constant(_GRAY), axis=-1, keepdims=True)
-    return gray + (photos - gray) * (1 + _draw(photos, seeds[9], settings.saturation, (1, 1, 1)))
 
 
 def _blurred(photos: Tensor) -> Tensor:

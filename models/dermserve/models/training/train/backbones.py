@@ -1,11 +1,8 @@
 """Build an experiment's network and load its ImageNet weights: Keras' own, a Keras file, or torch-style arrays.
 
 A folded torch-style ResNet-50 has `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] and biases, for RGB
-(x/255 - mean)/std. conv1 is rewritten for BGR minus the caffe means, exactly but for its zero padding: a gray that
-differs by at most half a level. A teacher, EfficientNet-Lite
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite), is EfficientNet without
-squeeze-excite and with ReLU6, and never ships. Its arrays are `_conv_stem.weight`, `_bn0.running_mean`,
-`_blocks.3._expand_conv.weight`, ….
+(x/255 - mean)/std. A teacher, EfficientNet-Lite (github.com/tensorflow/tpu, models/official/efficientnet/lite), is
+EfficientNet without squeeze-excite and with ReLU6, with arrays `_conv_stem.weight`, `_bn0.running_mean` and so on.
 """
 
 import math
@@ -39,10 +36,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def build_network(experiment: Experiment, backbone: Path | str | None = None) -> keras.Model:
-    """Build an experiment's model or teacher with weights of the backbone: a file, Keras' "imagenet", or random ones.
-
-    Raises RunError: they can't be loaded.
-    """
+    """Build a model or teacher; `backbone` is a file, Keras' "imagenet", or None. Raises RunError: it can't load."""
     named = backbone if isinstance(backbone, str) else None
     if experiment.teacher is None:
         how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
@@ -85,8 +79,8 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
         kernel = np.asarray(arrays[f"{name}.weight"], np.float32).transpose(2, 3, 1, 0)
         bias = np.asarray(arrays[f"{name}.bias"], np.float32)
         if layer == "conv1":
-            # For BGR minus the caffe means: with t = (x - mean)/deviation and c = x - caffe, in each channel
-            # t = (c + caffe - mean)/deviation.
+            # For BGR minus the caffe means, exact but for the zero padding: with t = (x - mean)/deviation and
+            # c = x - caffe, in each channel t = (c + caffe - mean)/deviation.
             scaled = kernel / _DEVIATION[:, None]
             offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
             kernel, bias = scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
@@ -124,15 +118,13 @@ def _efficientnet_lite(name: str, side: int) -> keras.Model:
         rounded = max(8, int(channels * width + 4) // 8 * 8)  # to a multiple of eight, down by at most a tenth
         rounded += 8 if rounded < 0.9 * channels * width else 0
         for block in range(blocks if ends else math.ceil(blocks * depth)):
-            steps = stride if block == 0 else 1
-            x = _block(x, f"_blocks.{number}.", kernel, steps, expansion, rounded)
+            x = _block(x, f"_blocks.{number}.", kernel, 1 if block else stride, expansion, rounded)
             number += 1
     x = _normalised(keras.layers.Conv2D(_HEAD, 1, use_bias=False, name="_conv_head")(x), "_bn1")
     return keras.Model(inputs, x, name="backbone")
 
 
 def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
-    """Append an inverted residual block: expand, depthwise convolution, project."""
     before, wide = x, x
     if expansion > 1:
         expand = keras.layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}_expand_conv")

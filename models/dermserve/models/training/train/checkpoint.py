@@ -98,8 +98,5 @@ def load(folder: Path, mine: Fingerprint) -> State | None:
 
 
 def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
-    other = [key for key, value in mine.items() if found.get(key) != value]
-    if other:
-        raise errors.RunError(
-            f"{path} is of a training with another {' and '.join(other)}: pass the same again, or another --out"
-        )
+    if other := " and ".join(key for key, value in mine.items() if found.get(key) != value):
+        raise errors.RunError(f"{path} is of a training with another {other}: pass the same again, or another --out")

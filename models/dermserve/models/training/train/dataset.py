@@ -1,4 +1,4 @@
-"""A data set, decoded and split, and the same lesions at another resolution."""
+"""A data set, decoded and split; the same lesions at another resolution; lesions that a model does not know."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Recorded, Sample
-from dermserve.models.training.errors import DataError
-from dermserve.models.training.terminal import say
+from dermserve.models.training.errors import DataError, say
 from dermserve.models.training.train.experiment import Experiment
+
+CODES = SPECS["resnet50"].codes  # classes of HAM10000
+OTHERS = "others.csv"  # split of HAM10000's lesions of classes that a model does not know, in the folder of a run
+_MOST, _MOST_CROPS = 3000, 750
+_CROP = 3 / 7  # of a photo's side: 64 pixels of HAM10000 at 200×150
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +81,17 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
     spec = SPECS[experiment.model]
     samples = [sample for sample in read_samples(directory, spec.codes) if sample.name in recorded]
     if missing := recorded.keys() - {sample.name for sample in samples}:
-        raise DataError(
-            f"{directory} lacks {len(missing)} photos of the run's split, such as {min(missing)}: pass its data"
-        )
+        lacking = f"{len(missing)} photos of the run's split, such as {min(missing)}"
+        raise DataError(f"{directory} lacks {lacking}: pass its data")
     if changed := [sample.name for sample in samples if recorded[sample.name].digest != sample.digest]:
-        raise DataError(
-            f"{directory} has {len(changed)} photos that are not those of the run's split, such as {changed[0]}: pass "
-            "the data the run was trained from"
-        )
+        others = f"{len(changed)} photos that are not those of the run's split, such as {changed[0]}"
+        raise DataError(f"{directory} has {others}: pass the data the run was trained from")
     parts = {sample: recorded[sample.name].part for sample in samples}
     return replace(decoded(samples, parts, spec, cache=cache), name=directory.resolve().name)
 
 
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
-    """Read photos of the same lesions at another resolution; each gets the part of its lesion.
-
-    Photos are matched by class and file name. Others are left out, because their lesions may be test lesions.
-    """
+    """Read the same lesions at another resolution, by class and file name; each photo gets its lesion's part."""
     known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for own in data.parts:
         known[own.label, own.path.stem].append(own)
@@ -110,7 +109,48 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
     return replace(decoded(list(parts), parts, spec, cache=cache), name=directory.resolve().name)
 
 
-def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
+def with_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
     """Append what `read_also` returns to a data set's own photos, to train on both."""
+    also = read_also(data, directory, spec, cache=cache)
     both = decoded([*data.samples, *also.samples], {**data.parts, **also.parts}, spec, cache=cache)
     return replace(both, also=len(also.samples))
+
+
+def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, known: Sequence[Sample]) -> Data:
+    """Read HAM10000 without classes that the model knows and lesions of its own photos, `known`; labelled by CODES.
+
+    They are split by lesion: as the file `recorded` says where there is one, or anew.
+    """
+    spec = SPECS[model]
+    lesions = {sample.lesion for sample in known if spec.classes[sample.label].malignant}
+    found = read_samples(directory, CODES)
+    samples = [sample for sample in found if CODES[sample.label] not in spec.codes and sample.lesion not in lesions]
+    if recorded.is_file():
+        by_stem = {Path(name).stem: each.part for name, each in splits.read_split(recorded).items()}
+        parts = {sample: by_stem[sample.path.stem] for sample in samples if sample.path.stem in by_stem}
+    else:
+        parts = splits.split(samples, protocol=splits.Protocol.LESION, validation=0.15, test=0.15, seed=0)
+    chosen = list[Sample]()
+    for part in Part:
+        those = [sample for sample in parts if parts[sample] is part]
+        chosen += those[:: max(1, -(-len(those) // _MOST))]
+    return decoded(chosen, {sample: parts[sample] for sample in chosen}, spec, cache=cache)
+
+
+def centre(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Enlarge the centre of a photo, uint8 [S, S, 3], so that its lesion is as near as in a data set of crops."""
+    side = len(photo)
+    start, crop = round(side * (1 - _CROP) / 2), round(side * _CROP)
+    box = (start, start, start + crop, start + crop)
+    return np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def centre_crops(photos: Labelled) -> Labelled:
+    """Return the enlarged centres of some of the photos."""
+    some = photos.thinned(_MOST_CROPS)
+    return Labelled.whole(np.stack([centre(some.images[row]) for row in some.rows]), some.labels)
+
+
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight photos so that a class counts by the square root of its size: two thirds of HAM10000 are moles."""
+    return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))

@@ -108,16 +108,11 @@ class FinishedRun:
         return network
 
     def unseen(self, sample: Sample) -> bool:
-        """Return whether the run was trained and validated without this photo and its lesion.
-
-        Another data set may have it in another folder, at another size or without a lesion id: so by lesion, bytes or
-        name.
-        """
+        """Tell whether neither photo nor lesion trained or validated the run, by lesion, bytes and file name."""
         return self._used.isdisjoint((sample.lesion, sample.digest, sample.path.stem))
 
     @cached_property
     def _used(self) -> set[str]:
-        """Lesions used to train or validate, and the digests and file stems of their photos."""
         lesions = {photo.lesion for photo in self.split.values() if photo.part is not Part.TEST}
         photos = [(name, photo.digest) for name, photo in self.split.items() if photo.lesion in lesions]
         return lesions.union(*((PurePosixPath(name).stem, digest) for name, digest in photos))
@@ -128,11 +123,7 @@ class FinishedRun:
 
 
 def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
-    """Write a network's weights in model order as a compressed .npz.
-
-    int8 leaves kernels of less than a hundredth of the values float16: early layers', whose rounding all later ones
-    see.
-    """
+    """Write weights as .npz; with int8, small kernels stay float16: those of early layers, whose rounding all see."""
     arrays: dict[str, Any] = {}
     small = sum(variable.shape.num_elements() for variable in network.weights) / 100
     for index, variable in enumerate(network.weights):
@@ -189,7 +180,7 @@ def claim_test(
 ) -> None:
     """Write digests of the weights and fitted numbers to "tested" in run.json, before test photos are read.
 
-    The same ones may be measured any number of times; a RunError for others, unless `again` gives a reason.
+    Raises RunError: others were measured before, and `again` gives no reason.
     """
     looks = list(run.summary.get("tested", []))
     fitted = json_digest([_rounded(calibration), _rounded(shift.tolist())])
@@ -198,10 +189,8 @@ def claim_test(
         return
     if looks and not again:
         changed = "weights" if looks[-1]["weights"] != mine["weights"] else "thresholds"
-        raise RunError(
-            f"test photos of {run.folder} were measured with other {changed}: figures chosen among several "
-            "are too good. Train another run, or pass --again REASON, which run.json and the card keep"
-        )
+        what = f"test photos of {run.folder} were measured with other {changed}: figures chosen among several"
+        raise RunError(f"{what} are too good. Train another run, or pass --again REASON, which the card keeps")
     run.update(tested=[*looks, {**mine, "reason": again if looks else "the first"}])
 
 

@@ -19,14 +19,13 @@ from scipy.special import log_softmax
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
-from dermserve.models.training.errors import DivergedError
-from dermserve.models.training.terminal import say, track
+from dermserve.models.training.errors import DivergedError, say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
-from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
+from dermserve.models.training.train.dataset import centre, class_weights
+from dermserve.models.training.train.experiment import Distillation, Experiment
 from dermserve.models.training.train.network import select_trainable
-from dermserve.models.training.train.others import centre, class_weights
 
 Tensor: TypeAlias = Any
 
@@ -54,9 +53,8 @@ def train(
 ) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder; return all epochs.
 
-    Teachers are training copies whose mean answer it learns beside the labels. `others` are lesions that it shall not
-    know, labelled by HAM10000's classes. Raises DivergedError: a loss is not finite; the checkpoint is that of the
-    epoch before.
+    Teachers are training copies whose mean answer it learns beside the labels; `others` lesions that it shall not know.
+    Raises DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
     """
     state = checkpoint.load(folder, fingerprint) or State(stage=0)
     for epoch in state.history:
@@ -91,7 +89,12 @@ class _StageRun:
         self._at, self._training, self._validation, self._others = state, training, validation, others
         select_trainable(network, stage.trainable, batch_norm=stage.batch_norm)
         self._steps = max(1, len(training) // stage.batch)
-        rates = _rates(stage, self._steps)
+        whole = stage.epochs * self._steps
+        warmup = round(stage.warmup * whole)
+        first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
+        least = 1.0 if stage.schedule == "constant" else 0.0  # of the rate, at the end
+        how = {"alpha": least, "warmup_target": target, "warmup_steps": warmup}
+        rates = keras.optimizers.schedules.CosineDecay(first, max(1, whole - warmup), **how)
         self._optimizer = _OPTIMIZERS[stage.optimizer](rates, weight_decay=stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
         trained = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
@@ -192,10 +195,9 @@ class _StageRun:
         """Stop at the first loss that is not finite, before its weights reach a checkpoint."""
         if math.isfinite(loss):
             return loss
-        raise DivergedError(
-            f"the loss is {loss} in stage {self._stage.name}, {where}: lower the stage's rate ({self._stage.rate:g}), "
-            "raise its warmup, or take precision float32; then train into another --out"
-        )
+        advice = f"lower the stage's rate ({self._stage.rate:g}), raise its warmup, or take precision float32"
+        what = f"the loss is {loss} in stage {self._stage.name}, {where}"
+        raise DivergedError(f"{what}: {advice}; then train into another --out")
 
     def _train_step(
         self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor, clean: Tensor
@@ -255,16 +257,6 @@ def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[f
     hits = answers == labels
     recalls = [hits[labels == label].mean() for label in np.unique(labels)]
     return float(hits.mean()), float(np.mean(recalls))
-
-
-def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    whole = stage.epochs * steps
-    warmup = round(stage.warmup * whole)
-    first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
-    least = 1.0 if stage.schedule == "constant" else 0.0  # of the rate, at the end
-    return keras.optimizers.schedules.CosineDecay(
-        first, max(1, whole - warmup), alpha=least, warmup_target=target, warmup_steps=warmup
-    )
 
 
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:

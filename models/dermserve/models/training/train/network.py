@@ -1,7 +1,4 @@
-"""Copy a network for training, and copy the trained weights back.
-
-The copy takes crops of any size, computes in bfloat16 if asked to, and has batch norm fused or folded away.
-"""
+"""Copy a network for training, for crops of any size and with batch norm fused or folded away, and copy it back."""
 
 from typing import Any
 
@@ -19,10 +16,9 @@ _MOST_MOMENTUM = 0.99
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """keras.layers.BatchNormalization over the last axis, by TensorFlow's fused operation.
+    """keras.layers.BatchNormalization over the last axis, by TensorFlow's fused operation, in a third of the time.
 
-    Keras normalises bfloat16 in float32, by five operations. The fused one takes bfloat16, has float32 statistics, and
-    takes a third of the time (https://www.tensorflow.org/api_docs/python/tf/raw_ops/FusedBatchNormV3).
+    It takes bfloat16, with float32 statistics (www.tensorflow.org/api_docs/python/tf/raw_ops/FusedBatchNormV3).
     """
 
     def __init__(self, **config: Any) -> None:
@@ -48,10 +44,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 def training_copy(network: keras.Model, *, folded: bool, precision: str) -> keras.Model:
-    """Copy a network with its weights, for RGB input of any size, with batch norm fused or folded away.
-
-    `precision` is a Keras dtype policy; weights and logits are float32 in any.
-    """
+    """Copy a network for RGB of any size, batch norm fused or folded, by a Keras dtype policy; logits are float32."""
     source = fold_batch_norm(network) if folded else network
     copy = _any_side(source, precision)
     copied = _leaves(copy)
@@ -85,10 +78,7 @@ def _leaves(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def copy_back(copy: keras.Model, network: keras.Model) -> None:
-    """Copy a training copy's weights into the network it was made from.
-
-    Batch norm that was folded away becomes the identity plus the trained bias, until `estimate_batch_norm`.
-    """
+    """Copy a training copy's weights into its network; folded batch norm becomes the identity plus the trained bias."""
     learned = _leaves(copy)
     for name, layer in _leaves(network).items():
         if isinstance(layer, keras.layers.BatchNormalization) and name not in learned:
@@ -107,10 +97,7 @@ def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float3
 
 
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
-    """Set the statistics of the backbone's batch norm by photos, uint8 [N, S, S, 3], without changing its outputs.
-
-    γ and β make up for the new mean and variance, so that training mode computes nearly the same as inference.
-    """
+    """Set the statistics of the backbone's batch norm by photos, uint8 [N, S, S, 3]; its outputs stay the same."""
     backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for norm, (mean, variance) in zip(norms, _moments(network, norms, images, batch), strict=True):
@@ -152,9 +139,7 @@ def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> N
     elif kind == "from" and found:
         first = found[0]
     else:
-        raise ExperimentError(
-            f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME", with the NAME of a layer'
-        )
+        raise ExperimentError(f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:LAYER"')
     copy.trainable = True
     for index, layer in enumerate(layers):
         norm = isinstance(layer, keras.layers.BatchNormalization)

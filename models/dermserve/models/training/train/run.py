@@ -9,17 +9,16 @@ import numpy as np
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
-from dermserve.models.training.data.provenance import UNSTATED
+from dermserve.models.training.data.layouts import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
 from dermserve.models.training.errors import ExperimentError, RunError, file_digest, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network
-from dermserve.models.training.train.dataset import Data
+from dermserve.models.training.train.dataset import OTHERS, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
-from dermserve.models.training.train.others import OTHERS
 
 _STATISTICS_PHOTOS = 512
 
@@ -37,9 +36,7 @@ def run_training(
 ) -> None:
     """Train on a data set, from the folder's checkpoint if it has one, and write the run into the folder.
 
-    `backbone` is a file of initial weights, "imagenet", or None for random ones; `start` is a finished run to continue
-    from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels,
-    `others` lesions that the network shall not know.
+    `backbone` is a file, "imagenet" or None (random); `stated` what `read_provenance` returns.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
@@ -107,10 +104,9 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
     known = {name for photo in trained for name in (photo.lesion, photo.digest)}
     held = [sample for sample, part in data.parts.items() if part is not Part.TRAIN]
     if leaks := [sample.name for sample in held if not known.isdisjoint((sample.lesion, sample.digest))]:
-        raise RunError(
-            f"{teacher.folder} was trained on {len(leaks)} photos or lesions that validate or test here, such as "
-            f"{leaks[0]}: train the teacher by the same split (the same data, seed and shares)"
-        )
+        what = f"{len(leaks)} photos or lesions that validate or test here, such as {leaks[0]}"
+        advice = "train the teacher by the same split (the same data, seed and shares)"
+        raise RunError(f"{teacher.folder} was trained on {what}: {advice}")
 
 
 def _name(run: FinishedRun) -> str:
