@@ -15,12 +15,14 @@ BASE ?= main
 STORE := .dermserve/store
 SCRATCH := $(CURDIR)/build/tmp
 # Says what pip downloads, with its size, and how far it is with what is large (pip 24.1 and later tell).
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+# Pip compiles each package by itself, for half a minute of one core: it is done at the end, on all of them.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
 	$$($(BIN)/python -m pip install --help | grep -q 'raw' && echo --progress-bar raw) -e '.[$(1)]' | awk ' \
 	/^ *(Downloading|Using cached) .*\(/ { sub(/^ */, ""); print "  " substr($$0, 1, 110); said = 0; fflush() } \
 	/^Progress/ && $$4 > 2e7 { tenth = int(10 * $$2 / $$4); \
 	    if (tenth > said) { said = tenth; printf "    %d %% of %d MB\n", 10 * tenth, $$4 / 1e6; fflush() } } \
-	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
+	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }' && \
+	{ $(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true; }  # some hold files of another Python
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s audit constraints clean

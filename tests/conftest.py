@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import gc
 import io
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Generator
 
@@ -15,13 +17,13 @@ import pytest
 import pytest_timeout
 from PIL import Image
 
-from dermserve.models.export import export
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # workers of pytest-xdist have it
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist
+        gc.disable()  # until all is imported, none of which is garbage
+    else:
         config.pluginmanager.register(Running(config))
     # A shell without job control starts background jobs with SIGINT ignored, and nohup with SIGHUP; so would their
     # children be started, and tests send both. A handler is not inherited.
@@ -40,12 +42,12 @@ _SPREAD = frozenset({"gateway", "loadtest", "models", "training"})
 _ALONE = frozenset({"e2e/test_chaos.py", "lifecycle/test_version_changes.py"})
 # Those that take longest begin first, so that the workers end together.
 _LONGEST = (
-    *("e2e", "loadtest/test_runs.py", "lifecycle", "training/test_run.py", "web", "e2e/test_chaos.py"),
-    *("training/test_train.py", "gateway/test_fleet.py", "lifecycle/test_version_changes.py", "benchmarks", "edge"),
-    *("models/test_export.py", "training/test_figures.py", "models/test_graph.py", "training/test_frozen.py"),
-    *("k8s", "training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_papers.py"),
-    *("training/test_network.py", "imaging", "packaging"),
+    *("e2e", "loadtest/test_runs.py", "web", "lifecycle", "training/test_run.py", "models/test_graph.py", "packaging"),
+    *("training/test_train.py", "modelserver", "edge", "k8s", "e2e/test_chaos.py", "lifecycle/test_version_changes.py"),
+    *("gateway/test_fleet.py", "training/test_papers.py", "models/test_rounding.py", "training/test_network.py"),
+    *("imaging", "models/test_export.py", "training/test_figures.py", "cli", "benchmarks", "training/test_identity.py"),
 )
+assert all((ROOT / "tests" / place).exists() for place in _LONGEST)
 
 
 def group_of(nodeid: str) -> str:
@@ -79,6 +81,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
                     break
 
     return ByGroup(config, log)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # or each collection would look at all of TensorFlow
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -166,6 +173,8 @@ def exported(factory: pytest.TempPathFactory, model: str) -> pathlib.Path:
     """Export version 1 of a model once for all workers, with the weights that a user gets by default."""
 
     def build(folder: pathlib.Path) -> None:
+        from dermserve.models.export import export  # noqa: PLC0415 - neither the controller nor most workers need it
+
         export.main(["--model", model, "--store", str(folder)], standalone_mode=False)
 
     return once(factory, model, build) / model
@@ -206,6 +215,14 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def own_store(tmp_path_factory: pytest.TempPathFactory, tmp_path: pathlib.Path) -> pathlib.Path:
     """Tiny versions of both models in a store that no other test serves."""
     return store_of(tmp_path / "own", *(tiny(tmp_path_factory, name) for name in ("resnet50", "mobilenet_v3_small")))
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

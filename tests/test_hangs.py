@@ -41,7 +41,17 @@ def test_of_the_same_group():
 def test_what_hangs_or_ends_its_worker_fails_by_name(tmp_path: pathlib.Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:schemathesis",
+    ]
     command += ["--numprocesses=1", "--dist=loadscope", "--no-loadscope-reorder", f"--basetemp={tmp_path / 'scratch'}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}

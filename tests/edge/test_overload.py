@@ -74,13 +74,13 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
     """Envoy with the edge's configuration, but for the addresses of its gateways, which no name here stands for."""
     many = {"requests_per_minute": 600_000, "burst": 10_000}
     settings = Settings(gateway="127.0.0.1:1", listen="127.0.0.1:0", admin="127.0.0.1:0", **many)  # type: ignore[arg-type]
-    config = yaml.safe_load(envoy_config(settings)["envoy.yaml"])
+    config = yaml.load(envoy_config(settings)["envoy.yaml"], yaml.CSafeLoader)
     places = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
     for cluster in config["static_resources"]["clusters"]:
         cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]
         if cluster["name"] == "gateway":
             cluster["circuit_breakers"]["thresholds"][0]["max_requests"] = MOST
-    (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
+    (folder / "envoy.yaml").write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
     command = [str(envoy()), "-c", str(folder / "envoy.yaml"), "--admin-address-path", str(folder / "admin")]
     ready = re.compile(r"all dependencies initialized\. starting workers")
     child = Child([*command, "--disable-hot-restart"], name="edge", log=lambda line: None, ready=ready)

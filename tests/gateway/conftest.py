@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import inspect
-import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -54,14 +53,6 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> Costs:
     known = Costs()
     monkeypatch.setattr(batching, "Costs", lambda: known)
     return known
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

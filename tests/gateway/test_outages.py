@@ -151,15 +151,6 @@ async def test_what_fails_in_the_model_server_is_told_without_its_words(running,
         assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
-async def test_a_model_server_that_is_full_for_a_moment_is_asked_again(running, tfs):
-    async with running() as world:
-        tfs.faults["Predict"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
-        asking = asyncio.ensure_future(world.stub.Classify(ask(), timeout=100))
-        await asyncio.wait_for(tfs.refused.wait(), 100)
-        del tfs.faults["Predict"]
-        assert (await asking).classes
-
-
 def _set(name: str, array: np.ndarray):
     return lambda response: response.outputs[name].CopyFrom(floats(array))
 

@@ -41,6 +41,6 @@ def test_kube_score_finds_what_is_wrong() -> None:
     (container,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
     del container["resources"]["limits"]["ephemeral-storage"]
     manifests.remove(of_kind(manifests, "PodDisruptionBudget")[0])
-    found = "\n".join(_problems(yaml.safe_dump_all(manifests)))
+    found = "\n".join(_problems(yaml.dump_all(manifests, Dumper=yaml.CSafeDumper)))
     assert "Ephemeral Storage limit is not set" in found
     assert "PodDisruptionBudget" in found

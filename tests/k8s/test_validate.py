@@ -89,4 +89,4 @@ def test_what_an_api_server_would_refuse_is_refused(tmp_path: pathlib.Path, dama
     spoil, words = DAMAGES[damage]
     manifests = render("production")
     spoil(manifests)
-    assert words in errors(tmp_path, yaml.safe_dump_all(manifests))
+    assert words in errors(tmp_path, yaml.dump_all(manifests, Dumper=yaml.CSafeDumper))

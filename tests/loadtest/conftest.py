@@ -1,4 +1,3 @@
-import socket
 import time
 from typing import Any
 
@@ -7,7 +6,7 @@ import pytest
 from tests.client import conftest, fake_gateway
 
 target = conftest.target  # a fixture
-_ANSWER_SECONDS = 0.02
+_ANSWER_SECONDS = 0.1
 
 
 class Gateway(fake_gateway.FakeGateway):
@@ -25,10 +24,3 @@ class Gateway(fake_gateway.FakeGateway):
 @pytest.fixture
 def gateway() -> fake_gateway.FakeGateway:
     return Gateway()
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

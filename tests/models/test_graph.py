@@ -20,9 +20,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode
+from dermserve.models import exporter
 from dermserve.models.architectures import WeightsError, build, load_weights
 from dermserve.models.catalogue import SPECS
-from dermserve.models.exporter import export
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
 from dermserve.models.records import read_file
@@ -48,12 +48,13 @@ def pixels(photo: bytes) -> NDArray[np.uint8]:
 
 
 def test_random_weights_as_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
-    tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
+    tmp_path: pathlib.Path, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "mobilenet_v3_small"
-    export(name, tmp_path, graph="folded-variables")
+    monkeypatch.setattr(exporter, "build", tiny_network)
+    exporter.export(name, tmp_path, graph="folded-variables")
     keras.utils.set_random_seed(0)
-    network = build(name)
+    network = tiny_network(name)
     expected = freeze_core(network)(tf.constant(pixels[np.newaxis]))
     with open_version(tmp_path / name / "1") as variables:
         assert _card(variables).provenance.initialization == "random (seed 0)"
@@ -61,27 +62,28 @@ def test_random_weights_as_variables_give_the_frozen_graphs_answers_and_are_on_d
     for output, value in expected.items():
         np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
     weights = next((tmp_path / name / "1" / "variables").glob("*.data-*")).stat().st_size
-    assert weights == pytest.approx(4 * network.count_params(), rel=0.05)
+    assert weights == pytest.approx(4 * network.count_params(), rel=0.3)
 
 
-@pytest.mark.parametrize("fusible", [False, True])
 @pytest.mark.parametrize("name", list(SPECS))
-def test_folding_batch_norm_changes_nothing_but_the_graph(name: str, fusible: bool) -> None:
+def test_folding_batch_norm_changes_nothing_but_the_graph(name: str) -> None:
     network = build(name)
     backbone = network.get_layer("backbone")
     counts = {"resnet50": (25_693_063, 23_587_712), "mobilenet_v3_small": (1_089_907, 939_120)}  # the papers'
     assert (network.count_params(), backbone.count_params()) == counts[name]
     disturb_batch_norm(network)
-    folded = fold_batch_norm(network, fusible=fusible)
     images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
-    expected, actual = network(images, training=False), folded(images, training=False)
-    for output in ("logits", "features"):
-        scale = np.abs(expected[output]).max()
-        np.testing.assert_allclose(actual[output] / scale, expected[output] / scale, atol=1e-5)
-    left = Counter(type(layer) for layer in folded.get_layer("backbone").layers)
-    assert left[keras.layers.BatchNormalization] == 0
-    if fusible:  # padding that "same" would add goes, and other padding stays
-        assert left[keras.layers.ZeroPadding2D] == {"mobilenet_v3_small": 0, "resnet50": 2}[name]
+    expected = network(images, training=False)
+    for fusible in (False, True):
+        folded = fold_batch_norm(network, fusible=fusible)
+        actual = folded(images, training=False)
+        for output in ("logits", "features"):
+            scale = np.abs(expected[output]).max()
+            np.testing.assert_allclose(actual[output] / scale, expected[output] / scale, atol=1e-5)
+        left = Counter(type(layer) for layer in folded.get_layer("backbone").layers)
+        assert left[keras.layers.BatchNormalization] == 0
+    # Fusible, padding that "same" would add goes, and other padding stays.
+    assert left[keras.layers.ZeroPadding2D] == {"mobilenet_v3_small": 0, "resnet50": 2}[name]
 
 
 _OPTIMISED = """

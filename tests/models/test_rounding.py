@@ -1,18 +1,25 @@
 """What another processor or batch size rounds differently stays within the tolerances, and is no reason to refuse."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dermserve.models.architectures import build
+from dermserve.models.exporter import Content, write_version
 from dermserve.models.graph import _distance
-from dermserve.models.rounding import MAX_GAIN, ROUNDING, comparable
+from dermserve.models.rounding import MAX_GAIN, ROUNDING, allowed, comparable
 from dermserve.models.training.evaluate import ood
+from dermserve.models.verify import open_version
+from dermserve.v1 import card_pb2
+from tests.conftest import ROOT
 
 RNG = np.random.default_rng(0)
 
@@ -95,46 +102,44 @@ def test_a_score_near_a_center_is_not_what_cancels():
 
 
 SCRIPT = """
-import sys, pathlib
+import pathlib, sys
 import numpy as np
-from dermserve.models import rounding, verify
-
-base, file = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-if not (base / "mobilenet_v3_small").exists():
-    import keras
-    from dermserve.models import architectures
-    from dermserve.models.training.evaluate import ood
-    from dermserve.models.exporter import Content, write_version
-    from dermserve.v1 import card_pb2
-
-    keras.utils.set_random_seed(0)
-    network = architectures.build("mobilenet_v3_small")
-    rng = np.random.default_rng(0)
-    alike = (1 + 1e-5 * rng.standard_normal((18, 576))).astype(np.float32)
-    distance = ood.fit_distance(alike, np.arange(18) % 3, strangers=alike[:6] * 2 + 1, rank=16)
-    origin = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization="random")
-    write_version(Content(network=network, provenance=origin, distance=distance), base)  # verifies batches of 1 and 10
-images = np.random.default_rng(1).integers(0, 256, (10, 224, 224, 3), np.uint8)
-with verify.open_version(base / "mobilenet_v3_small" / "1") as run:
-    together = run("serving_default", {"images": images})
-    alone = [run("serving_default", {"images": image[np.newaxis]}) for image in images]
-answers = [together, {name: np.concatenate([one[name] for one in alone]) for name in together}]
-if file.exists():
-    with np.load(file) as kept:
-        answers.append(dict(kept))
-np.savez(file, **together)
-for expected in answers:
-    for name, limit in rounding.allowed(expected, temperature=1).items():
-        if name in expected:
-            worst = np.abs(rounding.comparable(name, together[name]) - rounding.comparable(name, expected[name])).max()
-            assert worst <= limit, (name, worst, limit)
+from tests.models.test_rounding import of_pictures
+np.savez(sys.argv[2], *of_pictures(pathlib.Path(sys.argv[1])))
 """
+OUTPUTS = ("logits", "ood_score", "probabilities")
+
+
+def of_pictures(folder: pathlib.Path) -> list[np.ndarray]:
+    """A version's outputs for ten pictures in a batch, then for each alone."""
+    images = np.random.default_rng(1).integers(0, 256, (10, 224, 224, 3), np.uint8)
+    with open_version(folder) as run:
+        batches = [images, *np.split(images, len(images))]
+        found = [run("serving_default", {"images": batch}) for batch in batches]
+    alone = [np.concatenate([one[name] for one in found[1:]]) for name in OUTPUTS]
+    return [*(found[0][name] for name in OUTPUTS), *alone]
 
 
 @pytest.mark.slow
 def test_other_processors_and_batch_sizes_give_the_same_answers(tmp_path: pathlib.Path) -> None:
-    processors = [{"TF_ENABLE_ONEDNN_OPTS": "1"}, {"TF_ENABLE_ONEDNN_OPTS": "0"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}]
-    for processor in processors:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "store"), str(tmp_path / "answers.npz")]
-        done = subprocess.run(command, env={**os.environ, **processor}, capture_output=True, text=True, check=False)
+    """On this processor, without oneDNN, and with oneDNN as on one that has no AVX-512."""
+    keras.utils.set_random_seed(0)
+    alike = (1 + 1e-5 * RNG.standard_normal((18, 576))).astype(np.float32)
+    distance = ood.fit_distance(alike, np.arange(18) % 3, strangers=alike[:6] * 2 + 1, rank=16)
+    origin = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization="random")
+    content = Content(network=build("mobilenet_v3_small"), provenance=origin, distance=distance)
+    write_version(content, tmp_path)  # which verifies batches of 1 and 10
+    folder = tmp_path / "mobilenet_v3_small" / "1"
+    runs = [of_pictures(folder)]
+    for other in ({"TF_ENABLE_ONEDNN_OPTS": "0"}, {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}):
+        command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "outputs.npz")]
+        environment = {**os.environ, **other}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+        with np.load(tmp_path / "outputs.npz") as kept:
+            runs.append(list(kept.values()))
+    answers_of_all = [dict(zip(OUTPUTS, half, strict=True)) for run in runs for half in (run[:3], run[3:])]
+    for one, other in itertools.permutations(answers_of_all, 2):
+        for name in OUTPUTS:
+            limit = allowed(one, temperature=1)[name]
+            assert np.abs(comparable(name, one[name]) - comparable(name, other[name])).max() <= limit, name

@@ -1,7 +1,5 @@
 import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,9 +17,10 @@ def recordings() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of the models that served_models.py writes."""
+    from tests.modelserver.served_models import write  # noqa: PLC0415 - TensorFlow takes seconds
+
     folder = tmp_path_factory.mktemp("served-models")
-    command = [sys.executable, HERE / "served_models.py", folder]
-    subprocess.run(command, check=True, capture_output=True, timeout=400)
+    write(folder)
     return folder
 
 

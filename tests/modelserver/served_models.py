@@ -1,6 +1,6 @@
 """Writes the small models that were served when the cases in recordings/ were recorded, and others that tests serve.
 
-A process of its own, because it imports TensorFlow. Names are those of the recording: they are in its messages.
+Names are those of the recording: they are in its messages. `python served_models.py FOLDER` writes them for a server.
 """
 
 import pathlib
@@ -9,7 +9,6 @@ import sys
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-BASE = pathlib.Path(sys.argv[1])
 v1 = tf.compat.v1
 EXAMPLES = [tf.TensorSpec([None], tf.string, name="inputs")]
 DTYPES = ["float32", "float64", "float16", "bfloat16", "complex64", "complex128", "bool", "int8", "uint8", "int16",
@@ -73,12 +72,12 @@ class Slow(tf.Module):
         return {"y": x + tf.reduce_sum(end) * 0.0, "batch": tf.fill([count], count)}
 
 
-def save(module: tf.Module, name: str, version: int = 1, **signatures: object) -> None:
+def save(module: tf.Module, folder: pathlib.Path, version: int = 1, **signatures: object) -> None:
     found = {signature: getattr(module, to) if isinstance(to, str) else to for signature, to in signatures.items()}
-    tf.saved_model.save(module, str(BASE / name / str(version)), signatures=found)
+    tf.saved_model.save(module, str(folder / str(version)), signatures=found)
 
 
-def save_tf1() -> None:
+def save_tf1(folder: pathlib.Path) -> None:
     """A graph of TensorFlow 1, with the method names of Classify and Regress."""
     utils = v1.saved_model.utils
     build = v1.saved_model.signature_def_utils.build_signature_def
@@ -103,7 +102,7 @@ def save_tf1() -> None:
             "classify_scores_only": build(given, {"scores": info["scores"]}, classify),
         }
         session.run(v1.global_variables_initializer())
-        builder = v1.saved_model.builder.SavedModelBuilder(str(BASE / "tf1_hpt" / "1"))
+        builder = v1.saved_model.builder.SavedModelBuilder(str(folder / "1"))
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
         builder.save()
 
@@ -126,13 +125,13 @@ def picky(x):
     return {"y": tf.ensure_shape(x, [None, 4])}
 
 
-def save_functions(name: str, **functions: object) -> None:
+def save_functions(folder: pathlib.Path, **functions: object) -> None:
     module = tf.Module()
     module.functions = functions
-    save(module, name, **functions)
+    save(module, folder, **functions)
 
 
-def save_defaults() -> None:
+def save_defaults(folder: pathlib.Path) -> None:
     """A graph of TensorFlow 1, with a default for its input, two names for one output, and wrong ones."""
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None], name="x")
@@ -144,36 +143,42 @@ def save_defaults() -> None:
         lost.inputs["x"].name = "lost:0"
         gone = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, "any")
         gone.outputs["y"].name = "y:7"
-        builder = v1.saved_model.builder.SavedModelBuilder(str(BASE / "defaults" / "1"))
+        builder = v1.saved_model.builder.SavedModelBuilder(str(folder / "1"))
         signatures = {"serving_default": signature, "lost": lost, "gone": gone}
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
         builder.save()
 
 
-def add_warm_up(name: str) -> None:
+def add_warm_up(model: pathlib.Path) -> None:
     """Give a model three records of Predict, and one of another call."""
     request = predict_pb2.PredictRequest()
-    request.model_spec.name = name
+    request.model_spec.name = model.name
     request.inputs["x"].CopyFrom(tf.make_tensor_proto([0.5] * 1000))
     logs = [prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))] * 3
     logs.append(prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog()))
-    folder = BASE / name / "1" / "assets.extra"
+    folder = model / "1" / "assets.extra"
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
         for log in logs:
             writer.write(log.SerializeToString())
 
 
-for number in (1, 2, 3):
-    save(
-        HalfPlusTwo(number), "half_plus_two", number,
-        serving_default="predict", two="two", regress_x_to_y="regress", classify_x="classify",
-    )  # fmt: skip
-save_tf1()
-save(Image(), "image", serving_default="predict", embed="embed")
-save(Slow(), "slow", serving_default="predict")
-save_functions("echo", describe=describe, **{name: echo(name) for name in DTYPES})
-save_functions("picky", serving_default=picky)
-save_defaults()
-save(HalfPlusTwo(5), "warm", serving_default="predict")
-add_warm_up("warm")
+def write(base: pathlib.Path) -> None:
+    """Write all of them, a folder a model."""
+    for number in (1, 2, 3):
+        save(
+            HalfPlusTwo(number), base / "half_plus_two", number,
+            serving_default="predict", two="two", regress_x_to_y="regress", classify_x="classify",
+        )  # fmt: skip
+    save_tf1(base / "tf1_hpt")
+    save(Image(), base / "image", serving_default="predict", embed="embed")
+    save(Slow(), base / "slow", serving_default="predict")
+    save_functions(base / "echo", describe=describe, **{name: echo(name) for name in DTYPES})
+    save_functions(base / "picky", serving_default=picky)
+    save_defaults(base / "defaults")
+    save(HalfPlusTwo(5), base / "warm", serving_default="predict")
+    add_warm_up(base / "warm")
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]))

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 import dermserve.imaging
-from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.exporter import run_content
 from dermserve.models.training import cli
@@ -24,7 +23,7 @@ from dermserve.models.training.data.splits import Part, Sample, read_split, writ
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
-from dermserve.models.training.train import backbones, checkpoint
+from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.dataset import finished_data, prepare
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw, draw_photos
@@ -178,12 +177,10 @@ def test_packing_and_converting_see_no_test_photos(
     assert {run.split[names[row]].part for row in found[0].rows} == {Part.VALIDATION}
 
 
-def test_the_first_loss_that_is_no_number_ends_training(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backbones, "build", build)  # one layer alone takes longer to overflow
-    text = PLAIN.replace("rate = 1e-3", "rate = 1e30")
-    with pytest.raises(DivergedError, match=r"loss is \S+ in stage head, epoch 1, (step 2 of 1?\d|on valid).*lower"):
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, about what is to be found
+def test_the_first_loss_that_is_no_number_ends_training(photos: Path, tmp_path: Path) -> None:
+    text = PLAIN.replace("rate = 1e-3", "rate = 3e38")
+    with pytest.raises(DivergedError, match=r"loss is \S+ in stage head, epoch 1, (step [23] of \d+|on valid).*lower"):
         start(tiny(text=text), photos, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint.npz").exists()
     assert not (tmp_path / "out" / "weights.weights.h5").exists()

@@ -37,18 +37,31 @@ def mobilenet() -> keras.Model:
     return network
 
 
+@pytest.fixture(scope="module")
+def another() -> keras.Model:
+    return build("mobilenet_v3_small")
+
+
+@pytest.fixture
+def blank(another: keras.Model) -> keras.Model:
+    """The same network, all of whose weights are zero."""
+    another.set_weights([np.zeros(weight.shape, np.float32) for weight in another.weights])
+    return another
+
+
 def logits(network: keras.Model) -> np.ndarray:
     return np.asarray(network(PIXELS.astype(np.float32), training=False)["logits"])
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_a_copy_computes_the_same_and_gives_back_what_it_was_given(mobilenet: keras.Model, folded: bool) -> None:
+def test_a_copy_computes_the_same_and_gives_back_what_it_was_given(
+    mobilenet: keras.Model, blank: keras.Model, folded: bool
+) -> None:
     before = logits(mobilenet)
     copy = training_copy(mobilenet, folded=folded, precision="float32")
     np.testing.assert_allclose(logits(copy), before, atol=1e-4)
-    target = build("mobilenet_v3_small")
-    copy_back(copy, target)
-    np.testing.assert_allclose(logits(target), before, atol=1e-4)
+    copy_back(copy, blank)
+    np.testing.assert_allclose(logits(blank), before, atol=1e-4)
 
 
 def test_a_copy_takes_crops_of_another_side_and_answers_in_float32(mobilenet: keras.Model) -> None:
@@ -180,11 +193,13 @@ def test_weights_of_another_network_or_cut_off_are_named(mobilenet: keras.Model,
 
 
 @pytest.mark.parametrize(("kind", "megabytes"), [("int8", 1.5), ("float16", 2.5)])  # 4.4 as float32
-def test_compact_weights_come_back_nearly(mobilenet: keras.Model, tmp_path: Path, kind: Kind, megabytes: float) -> None:
-    file, other = tmp_path / "weights.npz", build("mobilenet_v3_small")
+def test_compact_weights_come_back_nearly(
+    mobilenet: keras.Model, blank: keras.Model, tmp_path: Path, kind: Kind, megabytes: float
+) -> None:
+    file = tmp_path / "weights.npz"
     save_compact(mobilenet, file, kind=kind)
-    load_compact(other, file)
-    for mine, theirs in zip(mobilenet.get_weights(), other.get_weights(), strict=True):
+    load_compact(blank, file)
+    for mine, theirs in zip(mobilenet.get_weights(), blank.get_weights(), strict=True):
         step = np.abs(mine).max() / 127 if mine.ndim > 1 and kind == "int8" else 0
         np.testing.assert_allclose(theirs, mine, rtol=0 if step else 1e-3, atol=step / 2 + 1e-6)
     assert file.stat().st_size < megabytes * 1e6

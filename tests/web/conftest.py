@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Playwright, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Playwright, expect, sync_playwright
 
 from dermserve.edge import Settings
 from dermserve.edge.config import ON_DEVICE, RUNTIME
@@ -19,7 +19,7 @@ from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 from tests.conftest import exported, store_of
-from tests.web.page import App, write_video
+from tests.web.page import App, phone_of, write_video
 
 expect.set_options(timeout=100_000)  # on a busy machine a page takes its time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ SHOTS = ROOT / "build/screenshots"
 SHIPPED = ROOT / "models/dermserve/models/shipped" / ON_DEVICE
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream"),
+    *("--disable-component-update", "--disable-sync", "--process-per-site", "--use-fake-device-for-media-stream"),
 ]
 
 
@@ -95,11 +95,27 @@ def shy_browser(playwright: Playwright) -> Iterator[Browser]:
     browser.close()
 
 
+@pytest.fixture(scope="package")
+def phone(browser: Browser, served: str) -> Iterator[BrowserContext]:
+    """A phone with a page that keeps Chromium's process of this site alive: starting one takes most of a second."""
+    context = phone_of(browser)
+    context.new_page().goto(f"{served}/openapi.json")
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def app(browser: Browser, served: str) -> Iterator[App]:
-    """The page on a phone."""
-    with App.opened(browser, served, shots=SHOTS) as app:
+def app(phone: BrowserContext, served: str) -> Iterator[App]:
+    """The page on a phone, which forgets afterwards what the page has stored."""
+    with App.opened_on(phone, served, shots=SHOTS) as app:
         yield app
+        kept, *pages = phone.pages
+        for page in pages:
+            page.close()
+        phone.set_offline(False)
+        chromium = phone.new_cdp_session(kept)
+        chromium.send("Storage.clearDataForOrigin", {"origin": served, "storageTypes": "all"})
+        chromium.detach()
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,16 @@ class App:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, browser: Browser, url: str, *, shots: pathlib.Path, locale: str = "en-GB") -> Iterator["App"]:
-        """Open the page anew; what it says on the console but should not fails the test in the end."""
-        context = browser.new_context(viewport=PHONE, device_scale_factor=1, locale=locale, accept_downloads=True)  # type: ignore[arg-type]
-        context.set_default_timeout(100_000)  # on a busy machine a page takes its time
+        """Open the page on a phone that has never seen it."""
+        context = phone_of(browser, locale)
+        with cls.opened_on(context, url, shots=shots) as app:
+            yield app
+            context.close()
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened_on(cls, context: BrowserContext, url: str, *, shots: pathlib.Path) -> Iterator["App"]:
+        """Open the page; what it says on the console but should not fails the test in the end."""
         page = context.new_page()
         app = cls(page, context, shots, [])
         page.on("pageerror", lambda error: app.complaints.append(str(error)))
@@ -39,7 +46,6 @@ class App:
         page.goto(f"{url}/app/")
         page.wait_for_selector("#app[data-service]")
         yield app
-        context.close()
         assert not [said for said in app.complaints if not _NOISE.search(said)]
 
     def press(self, name: str) -> None:
@@ -117,6 +123,12 @@ class App:
 
         self.page.route("**/v1/models/*:classify*", reply)
         return sent
+
+
+def phone_of(browser: Browser, locale: str = "en-GB") -> BrowserContext:
+    context = browser.new_context(viewport=PHONE, device_scale_factor=1, locale=locale, accept_downloads=True)  # type: ignore[arg-type]
+    context.set_default_timeout(100_000)  # on a busy machine a page takes its time
+    return context
 
 
 def write_video(path: pathlib.Path, photo: bytes) -> None:
