@@ -133,7 +133,7 @@ def _damaged() -> status_pb2.Status:
 
 def model(*, cards: bool) -> classifier_pb2.Model:
     card = card_pb2.Card(
-        schema_version=1,
+        schema_version=2,
         model="resnet50",
         classes=[card_pb2.ClassInfo(code="mel", name="melanoma", malignant=True)],
         parameters=25693063,

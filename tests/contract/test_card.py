@@ -7,7 +7,7 @@ from dermserve.v1 import card_pb2
 @pytest.fixture
 def card() -> card_pb2.Card:
     return card_pb2.Card(
-        schema_version=1,
+        schema_version=2,
         model="resnet50",
         classes=[card_pb2.ClassInfo(code="a", name="class a"), card_pb2.ClassInfo(code="b", name="class b")],
         input=card_pb2.InputSpec(height=224, width=224, fit=card_pb2.FIT_CENTER_CROP),
@@ -37,7 +37,8 @@ def test_what_is_no_card_is_refused(text: str | bytes) -> None:
     ("change", "named"),
     [
         (lambda c: setattr(c, "schema_version", 0), "schema_version"),
-        (lambda c: setattr(c, "schema_version", 2), "schema_version"),
+        (lambda c: setattr(c, "schema_version", 1), "schema_version is 1.*export the model"),
+        (lambda c: setattr(c, "schema_version", 3), "schema_version"),
         (lambda c: setattr(c, "model", ""), "model"),
         (lambda c: c.classes.pop(), "classes"),
         (lambda c: setattr(c.classes[0], "code", "b"), "classes"),

@@ -19,7 +19,7 @@ with fuzzing.instrumented():
 
 
 CARD = card_pb2.Card(
-    schema_version=1,
+    schema_version=2,
     model="m",
     classes=[card_pb2.ClassInfo(code=code, name=code, malignant=code == "a") for code in "abc"],
     input=card_pb2.InputSpec(height=8, width=8, fit=card_pb2.FIT_CENTER_CROP),

@@ -26,7 +26,7 @@ def make_card(
 ) -> card_pb2.Card:
     """Make a card; with any calibration it has a rule_out and, unless given, a rule_in of 0.9."""
     card = card_pb2.Card(
-        schema_version=1,
+        schema_version=2,
         model=model,
         classes=[
             card_pb2.ClassInfo(code=code, name=f"full {code}", malignant=code in MALIGNANT) for code in CODES[model]

@@ -16,7 +16,7 @@ from dermserve.v1 import card_pb2
 SIDE = 8
 CARD = render_card(
     card_pb2.Card(
-        schema_version=1,
+        schema_version=2,
         model="small",
         classes=[card_pb2.ClassInfo(code=code, name=code) for code in ("a", "b")],
         input=card_pb2.InputSpec(height=SIDE, width=SIDE, fit=card_pb2.FIT_CENTER_CROP),

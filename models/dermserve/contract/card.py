@@ -6,7 +6,7 @@ from google.protobuf import json_format
 
 from dermserve.v1 import card_pb2
 
-SCHEMA_VERSION = 1  # version of the card schema this code writes, and the highest it reads
+SCHEMA_VERSION = 2  # of the cards that this code writes and reads: in others a number may mean something else
 
 
 class CardError(ValueError):
@@ -31,8 +31,9 @@ def parse_card(text: str | bytes) -> card_pb2.Card:
 
 def validate_card(card: card_pb2.Card) -> None:
     """Check the fields that readers rely on. Raises CardError: the first one that is wrong."""
-    if not 1 <= card.schema_version <= SCHEMA_VERSION:
-        raise CardError(f"schema_version is {card.schema_version}; this dermserve reads 1 to {SCHEMA_VERSION}")
+    if card.schema_version != SCHEMA_VERSION:
+        known = f"this dermserve reads {SCHEMA_VERSION} alone: export the model with the dermserve that serves it"
+        raise CardError(f"schema_version is {card.schema_version}, and {known}")
     if not card.model:
         raise CardError("model is empty")
     _validate_classes(card)
