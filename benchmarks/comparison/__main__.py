@@ -77,8 +77,8 @@ class Study:
             start = time.monotonic() - started
             for kind in set(contender.kinds) & reference.keys():
                 self._check(contender, address, model, kind, reference)
-            bearable = [each for each in self.callers if each <= _MOST_CALLERS.get(model, each)]
-            for kind, callers in itertools.product(contender.kinds, bearable or [min(self.callers)]):
+            counts = dict.fromkeys(min(each, _MOST_CALLERS.get(model, each)) for each in self.callers)
+            for kind, callers in itertools.product(contender.kinds, counts):
                 calls = [compared.make_caller(contender, address, model, kind) for _ in range(callers)]
                 loop = closed_loop(calls, self.photos, seconds=self.seconds, warm_up=min(2.0, self.seconds))
                 loops[kind, callers] = loop

@@ -78,7 +78,10 @@ class Results:
             _write_csv(self._table, list(self._rows.values()))
 
     def remaining(self, photos: Sequence[str]) -> list[str]:
-        """Leave out, and keep for the end, answers that the journal has, unless their files have changed since."""
+        """Leave out photos with an answer in the journal, unless their files have changed since.
+
+        Answers to other photos stay in the journal, but not in the table and the summary.
+        """
         rows = {name: self._rows.get(_printable(name), {}) for name in photos}
         answered = {name: row for name, row in rows.items() if row and row.get("stamp") == _stamp(name)}
         self._rows = {_printable(name): row for name, row in answered.items()}

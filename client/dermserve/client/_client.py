@@ -54,9 +54,9 @@ class _Base:
                 return await waiter.call(method, request, timeout=timeout, metadata=metadata, **options)
             except grpc.RpcError as error:
                 failure = self._connection.failure(error, request_id)
-                patient &= isinstance(failure, Overloaded) or failure.reason == "GATEWAY_STOPPING"
+                again = patient and (isinstance(failure, Overloaded) or failure.reason == "GATEWAY_STOPPING")
                 pause = failure.retry_after
-                if not patient or pause is None or pause >= end - time.monotonic():
+                if not again or pause is None or pause >= end - time.monotonic():
                     raise failure from error
             await waiter.sleep(pause)
 

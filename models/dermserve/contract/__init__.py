@@ -1,4 +1,4 @@
-"""The model contract (docs/model-contract.md), without TensorFlow and numpy: what every version directory holds."""
+"""The model contract: what every version directory holds (docs/model-contract.md). Imports no TensorFlow, no numpy."""
 
 from enum import StrEnum
 

@@ -41,10 +41,10 @@ def freeze_core(
 ) -> Core:
     """Turn a network into a function of uint8 [N, H, W, 3] that returns what `scored` does.
 
-    Its attribute `tracked` is what its SavedModel must track. Frozen it is fastest; with variables it takes less
-    memory. Logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern Neural
-    Networks", ICML 2017). Without `distance` the score is the energy, -log Σ exp(logits) (Liu et al., "Energy-based
-    Out-of-distribution Detection", NeurIPS 2020).
+    Its attribute `tracked` is what its SavedModel must track: TensorFlow Serving finds the variables of a Keras 3 model
+    only by name. Frozen it is fastest; with variables it takes less memory. Logits are divided by the temperature
+    before the softmax (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Without `distance` the score
+    is the energy, -log Σ exp(logits) (Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020).
     """
     folded = fold_batch_norm(network, fusible=True)
     pixels = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.uint8, name=Input.IMAGES)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms
 
 from dermserve.imaging import errors
-from dermserve.imaging.header import Header, read_header
+from dermserve.imaging.header import MODES, Header, read_header
 
 try:
     import simplejpeg
@@ -48,7 +48,6 @@ bytes(1 << 23)
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
-_MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # by channels
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ImageCms' names of colour spaces by mode
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
@@ -110,7 +109,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
         raise errors.UndecodablePhotoError(header.format) from error
     # Turned before resizing, so that a turned photo gives the same pixels as an upright one.
     fitted = _resize(_UPRIGHT[header.orientation](_reduce(image, lying)), (width, height))
-    to_srgb = _transform(header.profile, _MODES[fitted.shape[2]]) if header.profile else None
+    to_srgb = _transform(header.profile, MODES[fitted.shape[2]]) if header.profile else None
     if to_srgb is not None:
         return np.asarray(to_srgb.apply(_image(fitted)))
     return fitted if fitted.shape[2] == 3 else np.asarray(_image(fitted).convert("RGB"))
@@ -189,7 +188,7 @@ def _cut(image: Image.Image | _Pixels, left: int, top: int, right: int, bottom: 
 
 
 def _image(pixels: _Pixels) -> Image.Image:
-    return Image.frombytes(_MODES[pixels.shape[2]], pixels.shape[1::-1], pixels.tobytes())
+    return Image.frombytes(MODES[pixels.shape[2]], pixels.shape[1::-1], pixels.tobytes())
 
 
 def _pixels(image: Image.Image) -> _Pixels:

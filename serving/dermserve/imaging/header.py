@@ -17,6 +17,7 @@ _MAX_SCANS = 64  # of a JPEG; encoders write 10 to 20. Each walks over all block
 _MAX_PARTS = 4096  # most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500
 _MAX_PROFILE = 1 << 20  # bytes: profiles of cameras and phones have 500 to 4,000, of printers up to a megabyte
 
+MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, by channels
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
@@ -119,7 +120,7 @@ def _jpeg(data: bytes) -> Header:
     held = 0 if whole else 2 * sum(samples) / max([1, *samples])  # decoders keep all coefficients until the last scan
     clean = b"".join([*kept, memoryview(data)[start:]])
     kind = "JPEG" if whole else "progressive JPEG"
-    mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, "")
+    mode = MODES.get(components, "")
     return Header("JPEG", kind, mode, width, height, clean, held, _orientation(exif), joined[:_MAX_PROFILE])
 
 

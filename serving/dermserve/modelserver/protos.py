@@ -1,7 +1,7 @@
 """TensorFlow Serving's own messages, imported without running TensorFlow's Python package.
 
 The generated modules import `tensorflow.core...`, which takes seconds and hundreds of megabytes; the server calls
-TensorFlow's C library (`session`). Meanwhile an empty package with the same path replaces `tensorflow`.
+TensorFlow's C library (`session`). While they are imported, an empty package with the same path replaces `tensorflow`.
 """
 
 import contextlib

@@ -52,14 +52,19 @@ class Version:
 
 
 def index_versions(children: Iterable[str]) -> dict[int, str]:
-    """Map version numbers to directory names: whole numbers in int64 (`007` is 7), of equal ones the last by bytes."""
+    """Map each version number to its directory's name.
+
+    A name that is a whole number in int64 is a version, also with leading zeros (`007` is 7). If two names have one
+    number, the last in byte order counts.
+    """
     return {int(name): name for name in sorted(children) if _NUMBER.fullmatch(name) and int(name) in _INT64}
 
 
 def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, str]:
     """Choose the versions to serve under a `ServableVersionPolicy`.
 
-    Rule: the `latest` `num_versions`, by default one; `all`; or those of the `specific` ones that exist.
+    `latest`, the default, chooses the highest `num_versions`, at least one; `all` every version; `specific` the listed
+    ones that exist.
     """
     wanted = sorted(versions, reverse=True)
     if policy.WhichOneof("policy_choice") == "specific":

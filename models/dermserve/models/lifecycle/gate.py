@@ -178,7 +178,10 @@ def check_figures(store: Store, model: str, version: int, requirements: Sequence
 
 
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
-    """Check a loaded version: its files, if there is a key, or files and `answers`. Raises GateError: one differs."""
+    """Check a loaded version's files and signature, and on every server its answers. Raises GateError: a check failed.
+
+    Without `answers` only its files and signature are checked, and only with a public key.
+    """
     if answers and desk.store.read(model, version, GOLDEN) is None:
         desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
         answers = False

@@ -18,7 +18,10 @@ STABLE, CANARY = "stable", "canary"  # the labels dermserve moves; the gateway s
 
 
 def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = ()) -> Intent:
-    """Make a version stable, the newest by default, after checks of evaluation and answers; return the change."""
+    """Make a version stable, the newest by default, after checks of evaluation and answers; return the change.
+
+    Raises LifecycleError, a GateError for a failed check: nothing was changed.
+    """
     with _changing(desk):
         target = known_version(desk.store, model, version)
         check_figures(desk.store, model, target, require)

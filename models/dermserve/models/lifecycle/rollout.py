@@ -151,7 +151,10 @@ def _bring(desk: Desk, servers: _Servers, intent: Intent, final: ServerConfig, c
 
 
 def _tell(desk: Desk, servers: _Servers, config: ServerConfig) -> None:
-    """Write a list into the ConfigMap, or send it to each server, where labels on unloaded versions stay put."""
+    """Write a list into the ConfigMap, or send it to each server.
+
+    A server would refuse a label on a version that it has not loaded: such a label stays where it is there.
+    """
     if desk.config_map:
         desk.write_config(config)
         return

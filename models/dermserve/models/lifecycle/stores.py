@@ -25,7 +25,10 @@ Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
 class LocalStore:
-    """Versions in `<folder>/<model>/<version>/`, each whole or absent, and files about them; as ObjectStore has."""
+    """Versions of models in `<folder>/<model>/<version>/`, and files about them. ObjectStore has the same methods.
+
+    A version appears whole or not at all, and never changes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

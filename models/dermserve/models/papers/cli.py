@@ -6,7 +6,7 @@ import click
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli as common
-from dermserve.models.training.errors import say
+from dermserve.models.training.terminal import say
 
 
 @click.command()

@@ -20,8 +20,9 @@ import tensorflow as tf
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.splits import Part, Sample, require_parts, split
-from dermserve.models.training.errors import RunError, say, track
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.predictions import Predictions
+from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.dataset import Data

@@ -22,10 +22,10 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
-from dermserve.models.training.errors import track
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_compact
 from dermserve.models.training.train.network import training_copy

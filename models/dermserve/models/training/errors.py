@@ -1,4 +1,4 @@
-"""What all of training shares: errors, JSON files, digests, and lines and progress bars on stderr.
+"""Errors of training, JSON files, and digests.
 
 TrainingError
 ├── DataError        photos on disk that can't be trained on
@@ -7,11 +7,8 @@ TrainingError
 └── DivergedError    a training whose loss is not finite
 """
 
-import functools
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,7 +17,6 @@ import click
 
 from dermserve.models.durable import replacing
 
-say = functools.partial(click.echo, err=True)
 DAMAGED = (OSError, ValueError, KeyError, BadZipFile)  # of a file of arrays, by numpy, h5py and Keras
 
 
@@ -46,12 +42,6 @@ class DivergedError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder that is not what the command needs: absent, of another experiment, or not finished."""
-
-
-def track(items: Sequence[Any], what: str) -> Iterator[Any]:
-    """Yield items; if stderr is a terminal, draw a progress bar beside the name of the step."""
-    with click.progressbar(items, label=what, file=sys.stderr) as bar:
-        yield from bar
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,7 +21,8 @@ from typing import Any
 
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_contradictions
 from dermserve.models.training.data.tables import LABELS, SPLITS, Row, Table, class_of, read_table
-from dermserve.models.training.errors import DataError, say
+from dermserve.models.training.errors import DataError
+from dermserve.models.training.terminal import say
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})

@@ -1,4 +1,8 @@
-"""Labelled photos, their lesions, and the split into train, validation and test, from a seed."""
+"""Labelled photos, their lesions, and the split into train, validation and test, from a seed.
+
+The protocol `lesion` keeps the photos of a lesion together; `image` draws photos one by one, as the papers did, so that
+photos of a test lesion may be trained on. Equal files stay together in both.
+"""
 
 import csv
 import hashlib
@@ -143,7 +147,8 @@ def split(
 ) -> dict[Sample, Part]:
     """Assign every photo to a part, class by class, at random from the seed; the order of photos does not matter.
 
-    The data set's own test and validation photos stay such; shares, 0..1, divide the rest, whole groups by their class.
+    If the data set names test or validation photos, they stay that. Shares, 0..1, divide the rest. What stays together
+    by the protocol counts to its most common class.
     """
     own = _own_parts(samples)
     parts = {sample: Part(sample.split) for sample in samples if sample.split in own}

@@ -17,7 +17,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.photos import Labelled, imaging_version
-from dermserve.models.training.errors import track
+from dermserve.models.training.terminal import track
 from dermserve.models.training.train.network import training_copy
 
 _VIEWS_AT_ONCE = 64

@@ -14,7 +14,8 @@ from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Recorded, Sample
-from dermserve.models.training.errors import DataError, say
+from dermserve.models.training.errors import DataError
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
 
 CODES = SPECS["resnet50"].codes  # classes of HAM10000

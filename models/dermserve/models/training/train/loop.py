@@ -19,7 +19,8 @@ from scipy.special import log_softmax
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
-from dermserve.models.training.errors import DivergedError, say, track
+from dermserve.models.training.errors import DivergedError
+from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
