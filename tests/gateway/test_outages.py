@@ -271,6 +271,20 @@ async def test_a_version_without_a_valid_card_answers_nothing(running, tfs, card
         assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_CARD")
 
 
+async def test_a_model_whose_every_version_lacks_a_valid_card_is_logged_with_the_reasons(running, tfs):
+    tfs.models["resnet50"] |= {2: Version("{}"), 3: Version("{}", state=LOADING)}
+    with capture_logs() as logged:
+        async with running() as world:
+            del tfs.models["resnet50"][1]  # 3 may still have one
+            await asyncio.wait_for(world.until_health(NOT_SERVING), 100)
+            assert [line for line in logged if line["event"] == "model_unusable"] == []
+            del tfs.models["resnet50"][3]
+            while not (found := [line for line in logged if line["event"] == "model_unusable"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert [(line["model"], [*line["faults"]]) for line in found] == [("resnet50", [2])]
+    assert "schema_version is 0" in found[0]["faults"][2]
+
+
 async def test_requests_for_a_version_without_a_valid_card_do_not_read_it_again(running, tfs):
     tfs.models["resnet50"][2] = Version("{")
     async with running(poll_seconds=60) as world:

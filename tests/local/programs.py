@@ -40,7 +40,8 @@ def gateway(mode: str) -> None:
         sys.exit("wrong configuration")
     print("canary file", os.environ.get("DERMSERVE_CANARY_FILE"), flush=True)
     block_sigterm()
-    status = health_pb2.HealthCheckResponse.NOT_SERVING if mode == "unready" else health_pb2.HealthCheckResponse.SERVING
+    serves = mode not in {"unready", "unusable"}
+    status = health_pb2.HealthCheckResponse.SERVING if serves else health_pb2.HealthCheckResponse.NOT_SERVING
     with futures.ThreadPoolExecutor(4) as pool:
         server = grpc.server(pool)
         servicer = health.HealthServicer()
@@ -49,6 +50,8 @@ def gateway(mode: str) -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         print(f'{{"event": "listening", "address": "127.0.0.1:{port}"}}', flush=True)
+        if mode == "unusable":
+            print('{"model": "m", "faults": {"1": "an old card"}, "event": "model_unusable"}', flush=True)
         print("E0000 00:00:1795943812.062548   19455 cuda_platform.cc:52] failed call to cuInit", flush=True)
         wait_for_sigterm()
         server.stop(None).wait()

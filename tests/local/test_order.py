@@ -120,6 +120,7 @@ def test_the_gateway_follows_the_stores_canary_share_unless_told_otherwise(store
         ({"modelserver": "broken"}, "no version can be loaded"),
         ({"gateway": "broken"}, "wrong configuration"),
         ({"modelserver": "fleeting", "gateway": "unready"}, "modelserver ended with status 7"),
+        ({"gateway": "unusable"}, r"m can't be served: version 1: an old card; delete .*store/m, or"),
     ],
 )
 def test_a_server_that_does_not_come_up_is_named_and_the_other_stopped(store, modes, words):

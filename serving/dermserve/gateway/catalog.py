@@ -156,6 +156,8 @@ class Catalog:
                 ready = [version.number for version in model.versions if version.ready]
                 facts = {"reachable": model.reachable, "states": states, "ready": ready, "labels": dict(model.labels)}
                 _log.info("model_state_changed", model=model.name, **facts)
+                if model.unusable:
+                    _log.error("model_unusable", model=model.name, faults=model.unusable)
         self.models = models
 
     async def _look(self, server: ModelServer) -> None:

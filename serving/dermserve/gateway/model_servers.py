@@ -70,6 +70,13 @@ class KnownModel:
         """Whether the gateway can answer with some version."""
         return any(version.ready for version in self.versions)
 
+    @property
+    def unusable(self) -> Mapping[int, str]:
+        """What is wrong with the card of each version, where that prevents answers until there is another version."""
+        gone = classifier_pb2.VERSION_STATE_UNLOADING, classifier_pb2.VERSION_STATE_END
+        alive = [version for version in self.versions if version.state not in gone]
+        return {version.number: version.fault for version in alive} if all(each.invalid for each in alive) else {}
+
     def find(self, number: int) -> KnownVersion | None:
         """Return a version, if the last poll saw it."""
         return next((version for version in self.versions if version.number == number), None)

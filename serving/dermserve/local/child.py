@@ -34,18 +34,22 @@ class Child:
     """A running child in its own session: Ctrl-C reaches only the launcher, which stops its children in order.
 
     `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
-    line that it prints when ready. `env` is added to this process's own, and the signal `asking` asks it to stop.
+    line that it prints when ready, and `hopeless` that of one after which it never will be. `env` is added to this
+    process's own, and the signal `asking` asks it to stop.
     """
 
     def __init__(
         self, command: Sequence[str], *, name: str, log: Callable[[str], None], ready: re.Pattern[str] | None = None,
-        env: Mapping[str, str] | None = None, asking: signal.Signals = signal.SIGTERM,
+        hopeless: re.Pattern[str] | None = None, env: Mapping[str, str] | None = None,
+        asking: signal.Signals = signal.SIGTERM,
     ) -> None:  # fmt: skip
         self.name = name
         self._asking = asking
         self._log = log
         self._pattern = ready
         self._match: re.Match[str] | None = None
+        self._hopeless = hopeless
+        self.hopeless: Future[re.Match[str]] = Future()
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
@@ -119,6 +123,8 @@ class Child:
                     self._log(line)
                 if self._pattern is not None and self._match is None:
                     self._match = self._pattern.search(line)
+                if self._hopeless is not None and not self.hopeless.done() and (found := self._hopeless.search(line)):
+                    self.hopeless.set_result(found)
         self._process.wait()
         self._ended.set_result(None)
 
@@ -144,15 +150,16 @@ class InOrder:
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
+    """Wait until the gateway at HOST:PORT, the first child, reports SERVING, by health.Watch, without polling.
 
-    Raises StackError: a child ended, or, with the log of the first, it was not SERVING after `timeout` seconds.
+    Raises StackError: a child ended, or the gateway was not SERVING after `timeout` seconds, or is hopeless.
     """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         call = stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout)
         for child in children:
             child.on_exit(call.cancel)
+        children[0].hopeless.add_done_callback(lambda _: call.cancel())
         with contextlib.suppress(grpc.RpcError):
             for update in call:
                 if update.status == health_pb2.HealthCheckResponse.SERVING:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
 
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
+_UNUSABLE = re.compile(r'{.*"event": ?"model_unusable".*}')
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
@@ -97,6 +99,8 @@ class Stack(InOrder):
             f"--port={self.tfs_port}",
             f"--model_config_file={config}",
             "--file_system_poll_wait_seconds=1",
+            # A load that failed is retried for seconds, not for five minutes, as a version may still be copied.
+            "--load_retry_interval_micros=1000000",
             # When a server starts, the versions with labels are not loaded yet.
             "--allow_version_labels_for_unavailable_models=true",
             # Run requests in parallel, instead of one request on all cores (docs/performance.md).
@@ -117,15 +121,25 @@ class Stack(InOrder):
         arguments = ("--listen", f"{HOST}:{port}", "--tfs", self.tfs_address, *models, *flags)
         own = "DERMSERVE_CANARY_FILE" in os.environ
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
-        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
+        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, hopeless=_UNUSABLE, **env)
         started = time.monotonic()
         children = gateway, self._children["modelserver"]
         with self._told_if_slow(gateway):
             address = gateway.wait_ready(timeout=self.ready_timeout)[1]
         with self._told_if_slow(gateway):
-            wait_serving(address, timeout=self.ready_timeout, children=children)
+            try:
+                wait_serving(address, timeout=self.ready_timeout, children=children)
+            except StackError:
+                if gateway.hopeless.done():
+                    raise self._unusable(**json.loads(gateway.hopeless.result()[0])) from None
+                raise
         self.gateway_addresses.append(address)
         self.say(f"{name} ready at {address} after {time.monotonic() - started:.1f} s")
+
+    def _unusable(self, model: str, faults: Mapping[str, str], **_: str) -> StackError:
+        found = "; ".join(f"version {version}: {fault}" for version, fault in faults.items())
+        remedy = f"delete {self.store / model}, or publish another version (docs/versions.md)"
+        return StackError(f"{model} can't be served: {found}; {remedy}")
 
     @contextlib.contextmanager
     def _told_if_slow(self, child: Child) -> Iterator[None]:
@@ -143,11 +157,13 @@ class Stack(InOrder):
             timer.cancel()
 
     def _start_child(
-        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
-    ) -> Child:
+        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
+        hopeless: re.Pattern[str] | None = None, **env: str,
+    ) -> Child:  # fmt: skip
         log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
-        child = Child([*self.program(name.split(maxsplit=1)[0]), *arguments], name=name, log=log, ready=ready, env=env)
+        command = [*self.program(name.split(maxsplit=1)[0]), *arguments]
+        child = Child(command, name=name, log=log, ready=ready, hopeless=hopeless, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
         self._children[name] = child
