@@ -92,6 +92,7 @@ def test_the_command_writes_a_configuration_that_envoy_takes(tmp_path: pathlib.P
         [envoy(), "--mode", "validate", "-c", str(config)], check=False, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stderr[-2000:]
+    assert "deprecated" not in checked.stderr.lower()
 
 
 def test_unsafe_options_are_wrong_usage() -> None:

@@ -45,10 +45,11 @@ def test_it_gets_variables_beside_the_launchers_own(monkeypatch):
     child.stop(grace=100)
 
 
-def test_its_end_is_seen_although_nobody_reads_its_log_any_more():
+@pytest.mark.parametrize("fault", [BrokenPipeError(), OSError(28, "No space left on device")])
+def test_its_end_is_seen_although_its_log_goes_nowhere_any_more(fault):
     class Closed(list):
         def append(self, line):
-            raise BrokenPipeError
+            raise fault
 
     child = start("print('ready at here'); print('bye')", lines=Closed())
     assert child.wait_ready(timeout=100)[1] == "here"

@@ -93,6 +93,12 @@ def test_an_owner_that_is_killed_leaves_the_store_to_the_next(store):
         pass
 
 
+def test_a_store_that_cannot_be_marked_as_served_is_named(store):
+    (store / ".up").symlink_to("/dev/full")
+    with pytest.raises(StackError, match=f"can't write {store}: "):
+        make(store, owner=True).__enter__()
+
+
 def test_logs_that_cannot_be_written_are_shown_instead(store, capsys):
     (store.parent / "logs").write_text("a file, where root could write into any folder")
     said = []

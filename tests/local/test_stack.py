@@ -1,5 +1,6 @@
 """The stack's own promises, with small stand-ins where the order is what matters. The real servers are in tests/e2e."""
 
+import contextlib
 import importlib.util
 import re
 import socket
@@ -140,6 +141,12 @@ def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
         log("third")
     assert path.read_text() == "third\n"
     assert path.with_name("gateway.log.old").read_text() == "first\nsecond\n"
+
+
+def test_a_log_on_a_full_disk_ends_nothing(tmp_path):
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    with child_log(tmp_path / "full.log", say=pytest.fail) as log, contextlib.suppress(OSError):
+        log("line")
 
 
 def test_the_drawn_picture_is_always_the_same_and_can_be_classified():

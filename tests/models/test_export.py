@@ -3,6 +3,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
 from dermserve.contract import Input, Output, Signature, parse_card
@@ -50,6 +51,16 @@ def test_a_source_of_no_weights_fails_and_leaves_the_store_empty(
     result = CliRunner().invoke(export, [*arguments, "--store", str(tmp_path / "store")])
     assert (result.exit_code, words in result.output) == (1, True), result.output
     assert LocalStore(tmp_path / "store").models() == []
+
+
+def test_a_full_disk_is_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "saved_model.pb; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", fill)
+    chosen = ["--model", "mobilenet_v3_small", "--random", "--store", str(tmp_path)]
+    result = CliRunner().invoke(export, chosen)
+    assert (result.exit_code, "mobilenet_v3_small: saved_model.pb; No space" in result.output) == (1, True)
 
 
 def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:

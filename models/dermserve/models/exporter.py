@@ -43,7 +43,7 @@ def export(
     try:
         content = run_content(source) if isinstance(source, Path) else _model_content(source, **how)
         return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
-    except (CardError, VerificationError, TrainingError, LifecycleError) as error:
+    except (CardError, VerificationError, TrainingError, LifecycleError, tf.errors.ResourceExhaustedError) as error:
         raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
 
 

@@ -39,7 +39,7 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], *, name: str, log: Callable[[str], None], ready: re.Pattern[str] | None = None,
+        self, command: Sequence[str], *, name: str, log: Callable[[str], object], ready: re.Pattern[str] | None = None,
         hopeless: re.Pattern[str] | None = None, env: Mapping[str, str] | None = None,
         asking: signal.Signals = signal.SIGTERM,
     ) -> None:  # fmt: skip
@@ -119,7 +119,7 @@ class Child:
         with self._process.stdout as lines:
             for line in map(str.rstrip, lines):
                 self.last_lines.append(line)
-                with contextlib.suppress(BrokenPipeError):  # stderr is closed
+                with contextlib.suppress(OSError):  # stderr is closed, or the disk is full
                     self._log(line)
                 if self._pattern is not None and self._match is None:
                     self._match = self._pattern.search(line)
@@ -170,19 +170,19 @@ def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> 
 
 
 @contextlib.contextmanager
-def child_log(path: pathlib.Path, *, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
+def child_log(path: pathlib.Path, *, say: Callable[[str], object]) -> Iterator[Callable[[str], object]]:
     """Append lines to a file, after renaming one over 10 MB, or show them on stderr when it can't be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > _LARGE:
             path.replace(path.with_suffix(".log.old"))
-        file = path.open("a", encoding="utf-8", buffering=1)
+        file = path.open("ab", buffering=0)  # what could not be written is not tried again when it is closed
     except OSError as error:
         say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
         yield lambda line: print(f"[{path.stem}] {line}", file=sys.stderr, flush=True)  # noqa: T201
     else:
         with file:
-            yield lambda line: print(line, file=file)
+            yield lambda line: file.write(f"{line}\n".encode())
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ from dermserve.local.edge import Edge
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
+_EDGE_PORT = 8080
 _store_option = click.option(
     "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE,
     envvar="DERMSERVE_STORE", show_envvar=True, help="Folder of the store; models that it lacks are exported into it.",
@@ -31,7 +32,7 @@ _store_option = click.option(
 @click.option("--model", "models", multiple=True, default=DEFAULT_MODELS, help="Model to serve; repeatable.")
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
-@click.option("--edge-port", type=_PORT, help="Envoy's port; 0 takes a free one. [default: 8080]")
+@click.option("--edge-port", type=_PORT, help=f"Envoy's port; 0 takes a free one. [default: {_EDGE_PORT}]")
 @click.option("--edge-tls-cert", "tls_cert", type=_FILE, help="Certificate chain of Envoy, PEM: it speaks TLS.")
 @click.option("--edge-tls-key", "tls_key", type=_FILE, help="The certificate's key, PEM.")
 def up(
@@ -43,13 +44,17 @@ def up(
     With --edge, Envoy listens in front of the gateway: plain HTTP, JSON and the page. All listen only on the loopback.
     Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
     """
-    if port == tfs_port != 0:
-        raise click.UsageError("--port and --tfs-port must differ")
     if not with_edge and (edge_port is not None or tls_cert or tls_key):
         raise click.UsageError("the --edge-… options need --edge")
+    ports = {"--port": port, "--tfs-port": tfs_port}
+    if with_edge:
+        ports["--edge-port"] = _EDGE_PORT if edge_port is None else edge_port
+    for (one, number), (other, same) in itertools.combinations(ports.items(), 2):
+        if number == same != 0:
+            raise click.UsageError(f"{one} and {other} must differ")
     say, edge = _progress(), None
     if with_edge:
-        listen = f"{HOST}:{8080 if edge_port is None else edge_port}"
+        listen = f"{HOST}:{ports['--edge-port']}"
         try:
             settings = Settings(
                 gateway=f"{HOST}:1", listen=listen, tls_cert=tls_cert, tls_key=tls_key,

@@ -31,22 +31,20 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 
     The kernel releases the lock with the process. Raises StackError: another holds it, or it can't be written.
     """
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        file = (store / _SERVED_BY).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise StackError(f"can't write {store}: {error.strerror}") from error
-    with file:
+    with contextlib.ExitStack() as held:
         try:
+            store.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((store / _SERVED_BY).open("ab+", buffering=0))
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} since {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}\n".encode())
         except portalocker.AlreadyLocked as error:
             file.seek(0)
-            other = f"another `dermserve up`, {file.read().strip() or 'which is just starting'}"
+            other = f"another `dermserve up`, {file.read().decode().strip() or 'which is just starting'}"
             advice = "use that one, stop it, or choose another --store"
             raise StackError(f"{store} is served by {other}: {advice}") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} since {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}\n")
-        file.flush()
+        except OSError as error:
+            raise StackError(f"can't write {store}: {error.strerror}") from error
         yield
 
 
