@@ -3,7 +3,6 @@
 Each asks the gateway and, with TLS, the edge. Exit code 1 when one failed.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -17,6 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import click
+
+from dermserve.cli.root import ends_by_interrupt
 from dermserve.edge import Settings
 from dermserve.local import Stack, StackError
 from dermserve.local.child import Child
@@ -171,32 +173,30 @@ def stack(store: pathlib.Path) -> Iterator[dict[str, dict[str, str]]]:
             }  # fmt: skip
 
 
-def main() -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="names, separated by commas", default=",".join(EXAMPLES))
-    parser.add_argument("--store", help="what it lacks is exported", type=pathlib.Path, default=SCRATCH / "store")
-    parser.add_argument("--build", help="only build them, for later runs", action="store_true")
-    arguments = parser.parse_args()
-    names = arguments.only.split(",")
-    if strange := set(names) - EXAMPLES.keys():
-        parser.error(f"no example {', '.join(strange)}: there are {', '.join(EXAMPLES)}")
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--only", default=",".join(EXAMPLES), help="Names, separated by commas.")
+@click.option(
+    "--store", type=click.Path(path_type=pathlib.Path), default=SCRATCH / "store", help="What it lacks is exported."
+)
+@click.option("--build", "build_only", is_flag=True, help="Only build them, for later runs.")
+def main(only: str, store: pathlib.Path, build_only: bool) -> None:
+    """Build and run the examples that this machine has tools for, and judge what they print."""
+    names = only.split(",")
+    if strange := [name for name in names if name not in EXAMPLES]:
+        raise click.UsageError(f"no example {', '.join(strange)}: there are {', '.join(EXAMPLES)}")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     photo = SCRATCH / "photo.jpg"
     photo.write_bytes(draw_lesion())
     failed = False
-    with contextlib.nullcontext({}) if arguments.build else stack(arguments.store) as servers:
+    with ends_by_interrupt(), contextlib.nullcontext({}) if build_only else stack(store) as servers:
         for name in names:
             try:
                 said = try_example(name, photo, servers)
             except StackError as error:
                 failed, said = True, f"FAILED: {error}"
-            print(f"{name:15}{said}", flush=True)
-    return int(failed)
+            click.echo(f"{name:15}{said}")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except StackError as failure:
-        sys.exit(str(failure))
+    main()

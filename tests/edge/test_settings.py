@@ -95,6 +95,11 @@ def test_the_command_writes_a_configuration_that_envoy_takes(tmp_path: pathlib.P
     assert "deprecated" not in checked.stderr.lower()
 
 
+def test_a_folder_of_files_that_is_not_there_is_wrong_usage() -> None:
+    result = CliRunner().invoke(main, ["edge", "config", "--gateway", "g:1", "--www", "/nowhere"])
+    assert (result.exit_code, "/nowhere is not a folder" in result.output) == (2, True)
+
+
 def test_unsafe_options_are_wrong_usage() -> None:
     result = CliRunner().invoke(main, ["edge", "config", *["--gateway", "g:1", "--listen", "0.0.0.0:80"]])
     assert result.exit_code == 2

@@ -163,6 +163,16 @@ def test_the_command_asks_the_model_servers(tfs):
     assert (code, "NO_PROFILE" in text) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [("127.0.0.1:{port}", "does not answer"), ("nowhere.invalid:8500", "nowhere.invalid:8500 can't be resolved")],
+)
+def test_json_is_all_it_prints_of_a_model_server_that_does_not_answer(unused_port, address, what):
+    code, text = _run("--json", "--tfs", address.format(port=unused_port))
+    found = {each["code"]: each["what"] for each in map(json.loads, text.splitlines())}
+    assert (code, what in found["TFS_UNREACHABLE"]) == (1, True)
+
+
 def test_config_prints_every_setting_with_its_source(tmp_path):
     file = tmp_path / "gateway.toml"
     file.write_text("queue = 3\n")

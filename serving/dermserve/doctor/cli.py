@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
+import structlog.testing
 
 from dermserve.cli.reachable import COLOURS, Finding
 from dermserve.gateway import tracing
@@ -140,6 +141,8 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
     except (OSError, ValueError) as fault:
         return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
     try:
+        if not servers.all:
+            return [error("TFS_UNREACHABLE", f"{name} can't be resolved", "correct tfs, or the DNS")]
         catalog = Catalog(servers, alone)
         await catalog.poll(patiently=True)
     finally:
@@ -206,7 +209,8 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
         found = [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     else:
         found = list(look_at_settings(config, environment=os.environ))
-        found += [] if offline else asyncio.run(look_at_models(config, seconds=timeout))
+        with structlog.testing.capture_logs():  # the findings say what the gateway would log
+            found += [] if offline else asyncio.run(look_at_models(config, seconds=timeout))
     for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
         finding.show(as_json=as_json)
     counts = Counter(finding.severity for finding in found)

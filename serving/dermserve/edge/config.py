@@ -95,6 +95,8 @@ def _address(text: str) -> str:
 
 
 def _files(settings: Settings) -> Iterator[dict[str, str]]:
+    if not settings.www.is_dir():
+        raise SettingsError(f"www {settings.www} is not a folder: make it by `dermserve edge files`")
     for path in sorted(settings.www.rglob("*")):
         if path.is_file():
             yield {
