@@ -17,7 +17,7 @@ from benchmarks.serving import alternate, gateway_caller, http_caller, store_opt
 from dermserve.edge import Settings
 from dermserve.loadtest.drive import local_server
 from dermserve.local.edge import Edge
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import drawn_lesion
 
 _MODEL = "mobilenet_v3_small"
 
@@ -27,7 +27,7 @@ _MODEL = "mobilenet_v3_small"
 @click.option("--rounds", type=click.IntRange(10), default=300, show_default=True)
 def main(store: pathlib.Path, rounds: int) -> None:
     """Measure what the edge adds."""
-    photo = draw_lesion()
+    photo = drawn_lesion()
     as_json = json.dumps({"image": base64.b64encode(photo).decode()}).encode()
     path = f"/v1/models/{_MODEL}:classify"
     many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}

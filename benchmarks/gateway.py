@@ -25,7 +25,7 @@ from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, s
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import drawn_lesion
 
 CALLERS = (2, 8)
 BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
@@ -112,7 +112,7 @@ def measure(
 def main(store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
     chosen = models or (("mobilenet_v3_small",) if check else MODELS)
-    photos = tuple(load_photos(folder, (600,))[:8]) if folder else (draw_lesion(),)
+    photos = tuple(load_photos(folder, (600,))[:8]) if folder else (drawn_lesion(),)
     rows = list(measure(store, chosen, photos, rounds, seconds))
     click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
     for latency in (True, False):

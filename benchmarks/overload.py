@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_option
 from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import drawn_lesion
 from dermserve.v1 import classifier_pb2
 
 _WARM_UP = 2.0
@@ -58,7 +58,7 @@ async def _send(channel: grpc.aio.Channel, model: str, rate: float, seconds: flo
     """Send requests at a rate, however late the answers are, and wait for the last answer."""
     classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
     selector = classifier_pb2.ModelSelector(name=model)
-    request = classifier_pb2.ClassifyRequest(model=selector, image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE)
+    request = classifier_pb2.ClassifyRequest(model=selector, image=drawn_lesion(), tta=classifier_pb2.TTA_MODE_NONE)
     content, seen = request.SerializeToString(), Seen()
 
     async def ask() -> None:
@@ -102,7 +102,7 @@ def _measure(address: str, metrics: str, pid: int, model: str, times: float, sec
     """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
     cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
     calls = [gateway_caller(address, model, "none") for _ in range(cores)]
-    calm = closed_loop(calls, (draw_lesion(),), seconds=seconds, warm_up=_WARM_UP)
+    calm = closed_loop(calls, (drawn_lesion(),), seconds=seconds, warm_up=_WARM_UP)
     calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
     found = uvloop.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * times, seconds))
     left = (cores - found.pop("busy_cores")) / (cores - calm_busy)

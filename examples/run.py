@@ -23,7 +23,7 @@ from dermserve.edge import Settings
 from dermserve.local import Stack, StackError
 from dermserve.local.child import Child
 from dermserve.local.edge import Edge
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import drawn_lesion
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build" / "examples"
@@ -186,7 +186,7 @@ def main(only: str, store: pathlib.Path, build_only: bool) -> None:
         raise click.UsageError(f"no example {', '.join(strange)}: there are {', '.join(EXAMPLES)}")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     photo = SCRATCH / "photo.jpg"
-    photo.write_bytes(draw_lesion())
+    photo.write_bytes(drawn_lesion())
     failed = False
     with ends_by_interrupt(), contextlib.nullcontext({}) if build_only else stack(store) as servers:
         for name in names:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import figures, gateway, serving
 from benchmarks.gateway import BOUNDS, Row, judge
 from benchmarks.serving import alternate, closed_loop
-from dermserve.local.picture import draw_lesion
+from tests.drawing import draw_lesion
 
 TOOLS = ("comparison", "edge", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"

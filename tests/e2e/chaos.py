@@ -29,9 +29,9 @@ from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.local.child import free_port
-from dermserve.local.picture import draw_lesion
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.drawing import draw_lesion
 
 MODEL = "mobilenet_v3_small"
 HUNG = 200.0

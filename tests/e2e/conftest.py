@@ -9,7 +9,7 @@ import pytest
 
 from dermserve.client import Client
 from dermserve.local import Stack
-from dermserve.local.picture import draw_lesion
+from tests.drawing import draw_lesion
 
 MODELS = ("resnet50", "mobilenet_v3_small")
 

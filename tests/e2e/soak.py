@@ -23,8 +23,8 @@ import psutil
 from grpc_status import rpc_status
 
 from dermserve.local import Stack
-from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.drawing import draw_lesion
 
 _ROUNDS = 6
 _MORE_BYTES = 5e6

@@ -6,7 +6,7 @@ import pytest
 
 from dermserve.client import Client, Prediction
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
-from dermserve.local.picture import draw_lesion
+from tests.drawing import draw_lesion
 from tests.e2e.conftest import MODELS
 from tests.e2e.predicting import predict
 

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from dermserve.client import Client, Prediction, Reason, RiskLevel, Verdict
-from dermserve.local.picture import draw_lesion
+from tests.drawing import draw_lesion
 from tests.e2e.conftest import MODELS
 
 MALIGNANT = {"akiec", "bcc", "mel"}

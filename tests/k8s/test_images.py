@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dermserve.local.picture import draw_lesion
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
+from tests.drawing import draw_lesion
 from tests.k8s.engine import Container, Engine, empty_dir, find_engine
 from tests.k8s.rendering import ROOT, render
 

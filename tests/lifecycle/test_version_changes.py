@@ -20,13 +20,13 @@ import pytest
 
 from dermserve.client import Client, DermserveError
 from dermserve.local.child import Child, free_port, wait_serving
-from dermserve.local.picture import draw_lesion
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.rollout import Intent
 from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
 from dermserve.models.lifecycle.servers import connected
 from dermserve.models.lifecycle.stores import LocalStore
+from tests.drawing import draw_lesion
 from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
 from tests.modelserver.server_process import ServerProcess
 

@@ -17,7 +17,7 @@ from dermserve.imaging import decode
 from dermserve.imaging.header import read_header
 from dermserve.local import Stack, StackError
 from dermserve.local.child import child_log
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import DRAWN, drawn_lesion
 from dermserve.local.stack import _TFS_READY, GATEWAY_READY
 from dermserve.local.store import ensure_models, write_config
 
@@ -149,12 +149,13 @@ def test_a_log_on_a_full_disk_ends_nothing(tmp_path):
         log("line")
 
 
-def test_the_drawn_picture_is_always_the_same_and_can_be_classified():
-    picture = draw_lesion()
-    assert picture == draw_lesion() != draw_lesion(seed=1)
-    header = read_header(picture)
-    assert (header.format, header.width, header.height) == ("JPEG", 600, 450)
-    pixels = decode(picture, height=224, width=224)
+def test_the_drawn_pictures_differ_and_can_be_classified():
+    pictures = [file.read_bytes() for file in DRAWN.iterdir()]
+    assert (len(pictures), drawn_lesion() in pictures) == (len(set(pictures)), True)
+    for picture in pictures:
+        header = read_header(picture)
+        assert (header.format, header.width, header.height) == ("JPEG", 600, 450)
+    pixels = decode(drawn_lesion(), height=224, width=224)
     middle, corner = pixels[100:124, 90:114].mean(), pixels[:24, :24].mean()
     assert middle < corner - 40
 

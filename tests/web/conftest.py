@@ -17,8 +17,8 @@ from dermserve.edge import Settings
 from dermserve.edge.config import ON_DEVICE, RUNTIME
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
-from dermserve.local.picture import draw_lesion
 from tests.conftest import exported, store_of
+from tests.drawing import draw_lesion
 from tests.web.page import App, phone_of, write_video
 
 expect.set_options(timeout=100_000)  # on a busy machine a page takes its time

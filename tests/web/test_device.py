@@ -19,8 +19,8 @@ from dermserve.edge.config import ON_DEVICE
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import STANDARD_VIEWS, Measures, decode, make_views, measure
-from dermserve.local.picture import draw_lesion
 from dermserve.v1 import card_pb2
+from tests.drawing import draw_lesion
 from tests.web.conftest import SHOTS
 from tests.web.page import App
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from dermserve.local.picture import draw_lesion
+from tests.drawing import draw_lesion
 from tests.web.page import App
 
 _LOW = "Low risk: no sign of skin cancer was found"

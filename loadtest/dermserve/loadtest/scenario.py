@@ -15,14 +15,13 @@ from PIL import Image, ImageOps
 
 from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
-from dermserve.local.picture import draw_lesion
+from dermserve.local.picture import DRAWN
 
 CANNOT_START = "dermserve_cannot_start"  # type of the message of a worker that can't start to its master
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given
 _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
-_DRAWN_PHOTOS = 8
 _MOST_PHOTOS = 256
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 TOLERANCE = 0.02  # a call counts as late when it starts so many seconds after it was due
@@ -137,16 +136,12 @@ def first_fault(error: pydantic.ValidationError) -> str:
 
 
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
-    """Read up to 256 photos below a folder, or draw eight, scaled to each longer side; a ScenarioError for bad ones."""
-    if not folder:
-        photos = [draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS)]
-    elif not pathlib.Path(folder).is_dir():
-        raise ScenarioError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
-    else:
-        found = sorted(pathlib.Path(folder).rglob("*"))
-        files = [file for file in found if file.suffix.lower() in _SUFFIXES and file.is_file()][:_MOST_PHOTOS]
-        if not (photos := [_checked(file) for file in files]):
-            raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
+    """Read up to 256 photos below a folder, or the drawn ones, scaled to each longer side; or raise ScenarioError."""
+    if not (chosen := pathlib.Path(folder or DRAWN)).is_dir():
+        raise ScenarioError(f"{folder} is not a folder: give one with photos, or none for drawn ones")
+    files = [file for file in sorted(chosen.rglob("*")) if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    if not (photos := [_checked(file) for file in files[:_MOST_PHOTOS]]):
+        raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
     return [_scale(photo, side) for photo in photos for side in sides] if sides else photos
 
 

@@ -96,17 +96,17 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
 def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...]) -> None:
     """Classify one picture with each model, with one view and with ten, then stop everything.
 
-    IMAGE is a JPEG, PNG or WebP file. Without it, the program draws a lesion.
+    IMAGE is a JPEG, PNG or WebP file. Without it, a drawn lesion is sent.
     """
     from dermserve.imaging import PhotoError, decode
-    from dermserve.local.picture import draw_lesion
+    from dermserve.local.picture import drawn_lesion
 
     try:
-        photo = image.read_bytes() if image else draw_lesion()
+        photo = image.read_bytes() if image else drawn_lesion()
         decode(photo, height=224, width=224)  # before anything starts
     except (OSError, PhotoError) as error:
         raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error
-    drawn = "a made-up lesion, drawn by this program; no photo of anyone's skin"
+    drawn = "a drawn lesion, no photo of anyone's skin"
     click.echo(f"picture: {image or drawn}")
     try:
         with (
