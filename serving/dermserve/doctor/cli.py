@@ -1,15 +1,12 @@
 """`dermserve doctor`: check a gateway's settings and their files, and whether its model servers give good answers."""
 
 import asyncio
-import contextlib
 import datetime
 import functools
-import importlib.util
-import os
 import pathlib
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -27,14 +24,13 @@ from dermserve.gateway.server import connect
 from dermserve.models.options import Number
 from dermserve.v1 import card_pb2
 
-_TRACING = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.instrumentation.grpc")
 _SOON = datetime.timedelta(days=30)
 _SEVERITIES = list(COLOURS)[:3]
 
 error, warning, note = (functools.partial(Finding, severity) for severity in ("ERROR", "WARNING", "NOTE"))
 
 
-def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Iterator[Finding]:
+def look_at_settings(config: Config) -> Iterator[Finding]:
     """Find what is unsafe, contradicts itself, or has no effect."""
     yield from _exposure(config)
     for name in ("tls_certificate", "tls_client_ca", "tfs_tls_ca", "tfs_tls_certificate"):
@@ -46,7 +42,6 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
         text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds"
         text += f" ({config.default_deadline_seconds:g}): a stop can cut accepted requests off"
         yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
-    yield from _traces(environment)
 
 
 def _exposure(config: Config) -> Iterator[Finding]:
@@ -107,25 +102,6 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
             return
         text = f"{key_name} {key} is not the key of the first certificate in {certificate}: no connection will succeed"
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
-
-
-def can_trace() -> bool:
-    """Return whether the extra `tracing` is installed."""
-    with contextlib.suppress(ModuleNotFoundError):
-        return all(importlib.util.find_spec(name) for name in _TRACING)
-    return False
-
-
-def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
-    if not tracing.is_wanted(environment):
-        return
-    if not can_trace():
-        text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
-        yield warning("NO_TRACING", text, "pip install '.[tracing]' in a clone, or unset OTEL_EXPORTER_OTLP_*")
-    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol not in {None, "", "grpc"}:
-        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"
-        yield warning("OTLP_PROTOCOL", text, "name the collector's gRPC endpoint, usually port 4317")
 
 
 async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
@@ -208,7 +184,7 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
         remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
         found = [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     else:
-        found = list(look_at_settings(config, environment=os.environ))
+        found = list(look_at_settings(config))
         with structlog.testing.capture_logs():  # the findings say what the gateway would log
             found += [] if offline else asyncio.run(look_at_models(config, seconds=timeout))
     for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
