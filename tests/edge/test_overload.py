@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import http.client
 import pathlib
 import re
 import select
@@ -53,6 +54,26 @@ def test_a_connection_too_many_is_closed_and_the_others_are_served(gateway: Stac
             if served is not closed:
                 served.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert served.recv(12) == b"HTTP/1.1 200"
+
+
+def test_a_connection_ends_after_a_time_with_an_answer_that_says_so(gateway: Stack, store: pathlib.Path) -> None:
+    """So callers find the edges that are new, and have left one before it stops."""
+    with run(gateway, store, connection_seconds=1) as edge:
+        connection, ends = (
+            http.client.HTTPConnection(edge.url.removeprefix("http://"), timeout=60),
+            time.monotonic() + 60,
+        )
+        with contextlib.closing(connection):
+            connection.connect()
+            connection.auto_open = False  # or it would connect anew by itself
+            last = None
+            while last != "close":
+                connection.request("GET", "/healthz")
+                response = connection.getresponse()
+                response.read()
+                assert response.status == 200
+                last = response.getheader("connection")
+                assert time.monotonic() < ends
 
 
 class _Gateway(classifier_pb2_grpc.ClassifierServicer):

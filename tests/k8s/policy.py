@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from dermserve.edge import Settings
 from dermserve.imaging import Limits
 from tests.k8s.rendering import Manifest, containers, named, of_kind, pod, settings
 
@@ -216,6 +217,9 @@ def stops_within_its_grace(manifests: list[Manifest]) -> Iterator[str]:
                 )
                 if not longest <= own < grace - sleep:
                     yield f"{name}: a request may take {longest} s, its grace is {own} s of {grace - sleep} s left"
+            # Envoy has no grace: what is left of a connection and, after its GOAWAY, of the requests on it.
+            if name == "edge" and sleep < (lasts := Settings(gateway="gateway:50051").connection_seconds) + 30:
+                yield f"{name}: connections may last {lasts} s, and it sleeps {sleep} s"
 
 
 @rule

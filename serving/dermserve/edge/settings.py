@@ -42,6 +42,7 @@ class Settings:
     max_photo_bytes: Annotated[int, "Of a photo; its base64 in JSON may be a third longer."] = 20_000_000
     upload_seconds: Annotated[int, "Timeout of receiving a request."] = 60
     answer_seconds: Annotated[int, "Timeout of answering: above the gateway's own limit of 60."] = 65
+    connection_seconds: Annotated[int, "After which a connection ends, once what is in flight on it has."] = 30
     max_connections: Annotated[int, "From all clients together."] = 1000
     max_streams: Annotated[int, "At once on one HTTP/2 connection."] = 100
     heap_bytes: Annotated[int, "Memory near which Envoy sheds load."] = 2**29
