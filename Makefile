@@ -83,8 +83,7 @@ breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in J
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse -q --verify $(BASE) || git rev-parse --verify origin/$(BASE))"
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a relay without features, and the edge with both
-	$(BIN)/python -m benchmarks.gateway --store $(STORE)
-	$(BIN)/python -m benchmarks.edge --store $(STORE)
+	$(BIN)/python -m benchmarks.gateway --edge --store $(STORE)
 
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
 	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --seconds 2 --store $(STORE)

@@ -1,6 +1,6 @@
 """Compare the gateway with a direct Predict and with a relay without features, in one run.
 
-    make bench                                     # both models: latency, and processor time at 2 and 8 callers
+    make bench                                     # both models, and the edge: latency, and processor time of callers
     make regression                                # a minute: exits with 1 when a ratio is over its bound
 
 Rounds alternate between the contenders, so that a slow machine slows all, and only ratios of one run are judged.
@@ -8,9 +8,14 @@ Rounds alternate between the contenders, so that a slow machine slows all, and o
 - *latency ratio*: the gateway's median time over that of direct Predict plus decoding, with one caller.
 - *processor time*: what a contender's own process takes for a photo, decoding included and the model server excluded,
   under a closed loop of callers; the ratio is the gateway's over the relay's (`benchmarks.relay`).
+- *edge*: the median time of gRPC through Envoy, of a photo as an HTTP body, and of JSON with base64, over connections
+  that stay open; the ratio is to that of gRPC without Envoy.
 """
 
+import base64
 import functools
+import itertools
+import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +26,12 @@ import numpy as np
 
 from benchmarks import serving
 from benchmarks.figures import table
-from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, store_option
+from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, http_caller, store_option
+from dermserve.edge import Settings
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
+from dermserve.local.edge import Edge
 from dermserve.local.picture import drawn_lesion
 
 CALLERS = (2, 8)
@@ -37,7 +44,7 @@ class Row:
     """What was measured for one model: medians of the rounds."""
 
     model: str
-    what: str  # the TTA mode of one caller, or the number of callers with one view: a key of BOUNDS
+    what: str  # the TTA mode of one caller, or the number of callers with one view: a key of BOUNDS; or a way in
     numbers: dict[str, float]  # milliseconds a call, or of a core a photo, and answers a second
     ratio: float
 
@@ -76,6 +83,23 @@ def measure_processor(
     return Row(model, f"{callers} callers", {**dict(zip(names, numbers, strict=True)), **spread}, ratio)
 
 
+def measure_edge(server: Server, store: pathlib.Path, model: str, photo: bytes, rounds: int) -> Iterator[Row]:
+    """Time gRPC to the gateway, and the ways through Envoy, in alternating rounds of one call."""
+    path, as_json = f"/v1/models/{model}:classify", json.dumps({"image": base64.b64encode(photo).decode()}).encode()
+    many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}
+    with Edge(Settings(gateway=server.target, listen="127.0.0.1:0", **many), store=store) as edge:
+        address = edge.url.removeprefix("http://")
+        calls = {
+            "gRPC to the gateway": functools.partial(gateway_caller(server.target, model, "none"), photo),
+            "gRPC through the edge": functools.partial(gateway_caller(address, model, "none"), photo),
+            "photo as the HTTP body": functools.partial(http_caller(address, path, "image/jpeg"), photo),
+            "JSON with base64": functools.partial(http_caller(address, path, "application/json"), as_json),
+        }
+        times = np.percentile(alternate(list(calls.values()), rounds), [50, 99], axis=0).T.tolist()
+    for name, (p50, p99) in zip(calls, times, strict=True):
+        yield Row(model, name, {"p50": p50, "p99": p99}, p50 / times[0][0])
+
+
 def judge(rows: Sequence[Row]) -> list[str]:
     """Name the ratios of mobilenet_v3_small that are over their bounds; every bound must be judged by a row."""
     ratios = {row.what: row.ratio for row in rows if row.model == "mobilenet_v3_small"}
@@ -88,8 +112,9 @@ def judge(rows: Sequence[Row]) -> list[str]:
 
 
 def measure(
-    store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
-) -> Iterator[Row]:
+    store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float, *,
+    with_edge: bool = False,
+) -> Iterator[Row]:  # fmt: skip
     """Run the local stack and the relay, and measure all ratios for each model."""
     with (
         local_server(store, models) as server,
@@ -100,6 +125,8 @@ def measure(
                 yield measure_latency(server, relay[1], model, tta, photos[0], rounds)
             for callers in CALLERS:
                 yield measure_processor(server, relay, model, callers, photos, max(3, rounds // 20), seconds)
+        if with_edge:
+            yield from measure_edge(server, store, models[-1], photos[0], 3 * rounds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,19 +135,21 @@ def measure(
 @click.option("--photos", "folder", default="", help="Folder of photos. [default: drawn ones]")
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of one call; of load, a 20th.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Of load, each time.")
+@click.option("--edge", "with_edge", is_flag=True, help="Measure what the edge adds, too.")
 @click.option("--check", is_flag=True, help="Judge mobilenet_v3_small by the bounds; exit code 1 when over one.")
-def main(store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool) -> None:
+def main(
+    store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, with_edge: bool, check: bool
+) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
     chosen = models or (("mobilenet_v3_small",) if check else MODELS)
     photos = tuple(load_photos(folder, (600,))[:8]) if folder else (drawn_lesion(),)
-    rows = list(measure(store, chosen, photos, rounds, seconds))
+    rows = list(measure(store, chosen, photos, rounds, seconds, with_edge=with_edge))
     click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
-    for latency in (True, False):
-        those = [row for row in rows if row.what.endswith("callers") is not latency]
+    for head, those in itertools.groupby(sorted(rows, key=lambda row: len(row.numbers)), lambda row: [*row.numbers]):
         lines = [
             [row.model, row.what, *(f"{each:.2f}" for each in (*row.numbers.values(), row.ratio))] for row in those
         ]
-        click.echo(table(["model", "", *those[0].numbers, "ratio"], lines) + "\n")
+        click.echo(table(["model", "", *head, "ratio"], lines) + "\n")
     over = judge(rows) if check else []
     if check:
         click.echo("\n".join(over) or "every ratio is within its bound", err=True)

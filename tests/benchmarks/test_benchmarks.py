@@ -16,7 +16,7 @@ from benchmarks.gateway import BOUNDS, Row, judge
 from benchmarks.serving import alternate, closed_loop
 from tests.drawing import draw_lesion
 
-TOOLS = ("comparison", "edge", "gateway", "overload", "served_graph")
+TOOLS = ("comparison", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
 ROWS = [Row(MODEL, what, {}, bound) for what, bound in BOUNDS.items()]
 
@@ -120,6 +120,9 @@ def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(
 ) -> None:
     monkeypatch.setattr(gateway, "closed_loop", functools.partial(closed_loop, warm_up=0.1))
     monkeypatch.setattr(serving, "_LEAST", 50)  # answers, which take more than a tick of the processor's clock
-    rows = list(gateway.measure(small_store, (MODEL,), (draw_lesion(),), 3, 0.1))
-    assert [row.what for row in rows] == list(BOUNDS)
+    rows = list(gateway.measure(small_store, (MODEL,), (draw_lesion(),), 3, 0.1, with_edge=True))
+    assert [row.what for row in rows[:4]] == list(BOUNDS)
+    *_, grpc, body, as_json = rows
+    assert [len(row.numbers) for row in (grpc, body, as_json)] == [2, 2, 2]
+    rows = rows[:4]
     assert all(row.ratio > 0.3 and row.numbers["relay"] > 0 for row in rows)
