@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ def http_caller(address: str, path: str, kind: str) -> Callable[[bytes], bytes]:
             raise RuntimeError(f"{address} answers {response.status}: {answer[:300]!r}")
         return answer
 
+    weakref.finalize(call, connection.close)
     return call
 
 

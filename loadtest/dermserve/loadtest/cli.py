@@ -154,6 +154,8 @@ def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: 
 @contextlib.contextmanager
 def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario, Server]]:
     """Return the scenario of the options, and their server, which is checked or started."""
+    if options["local"] == (options["server"] is not None):
+        raise scenarios.ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
     try:
         mix, tls = scenarios.parse_mix(options["mix"]), tls_options(options)
         scenario = scenarios.Scenario(**{**options, "target": options["server"] or "local", "mix": mix, "tls": tls})
@@ -163,10 +165,13 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario,
         ) from error
     if scenario.photos:
         scenarios.load_photos(scenario.photos)
-    chosen = {name: options[name] for name in ("local", "store", "metrics")}
-    chosen |= {"models": sorted({part.model for part in scenario.mix}), "gateways": options.get("gateways", 1)}
+    models = sorted({part.model for part in scenario.mix})
     try:
-        with drive.server_under_test(options["server"], **chosen) as server:
+        with (
+            drive.local_server(options["store"], models, options.get("gateways", 1))
+            if options["local"]
+            else contextlib.nullcontext(drive.server_at(options["server"], options["metrics"]))
+        ) as server:
             scenario = scenario.model_copy(update={"target": server.target})
             drive.check_server(scenario)
             yield scenario, server

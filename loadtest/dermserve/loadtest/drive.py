@@ -46,23 +46,11 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-@contextlib.contextmanager
-def server_under_test(
-    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str], gateways: int
-) -> Iterator[Server]:
-    """Return the gateway at an address, or run the `local` one while the block lasts.
-
-    Raises ScenarioError: neither is given, or both; ServerError: no metrics there; StackError: no local servers.
-    """
-    if local == (address is not None):
-        raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
-    if address is None:
-        with local_server(store, models, gateways) as server:
-            yield server
-        return
+def server_at(address: str, metrics: str) -> Server:
+    """Return the gateway at an address. Raises ServerError: there are no metrics."""
     if metrics and scrape(metrics) is None:
         raise ServerError(f"{metrics} shows no metrics: name the gateway's (its setting metrics_listen), or none")
-    yield Server(target=address, metrics_url=metrics, pids={})
+    return Server(target=address, metrics_url=metrics, pids={})
 
 
 @contextlib.contextmanager
