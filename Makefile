@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 # What `make breaking` compares the API with.
 BASE ?= main
 STORE := .dermserve/store
-SCRATCH := $(CURDIR)/build/tmp
+SCRATCH = "$(CURDIR)/build/tmp"
 # Says what pip downloads, with its size, and how far it is with what is large (pip 24.1 and later tell).
 # Pip compiles each package by itself, for half a minute of one core: it is done at the end, on all of them.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
@@ -47,7 +47,7 @@ $(VENV)/dev: $(VENV)/local
 	@touch $@
 
 demo: $(VENV)/local  ## Serve the models on this machine and classify a picture (IMAGE=photo.jpg, MODEL=mobilenet_v3_small)
-	@$(BIN)/dermserve demo --store $(STORE) $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),"$(IMAGE)")
+	@$(BIN)/dermserve demo --store "$(STORE)" $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),"$(IMAGE)")
 
 # Tests share the machine: at most four workers. tests/conftest.py says how many, what runs together, in which order.
 # Bytecode is written, although an environment may forbid it: tests start hundreds of processes.
@@ -83,15 +83,15 @@ breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in J
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse -q --verify $(BASE) || git rev-parse --verify origin/$(BASE))"
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a relay without features, and the edge with both
-	$(BIN)/python -m benchmarks.gateway --edge --store $(STORE)
+	$(BIN)/python -m benchmarks.gateway --edge --store "$(STORE)"
 
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
-	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --seconds 2 --store $(STORE)
+	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --seconds 2 --store "$(STORE)"
 
 loadtest: $(VENV)/dev  ## Load on the local stack: photos a second a core, then the thresholds of loadtest/slo.toml (a quarter of an hour)
-	@$(BIN)/dermserve-loadtest capacity --local --store $(STORE) --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
+	@$(BIN)/dermserve-loadtest capacity --local --store "$(STORE)" --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
 	    --precision 0.25 --mix resnet50:none --mix resnet50:full --mix mobilenet_v3_small:none --mix mobilenet_v3_small:full
-	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
+	@$(BIN)/dermserve-loadtest run --local --store "$(STORE)" --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
 
 comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or more; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
@@ -117,7 +117,7 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 	    $(BUILD) -f k8s/images/models.Dockerfile -t docker.io/dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"
 
 test-images: $(VENV)/dev images  ## Build the images and run them as Kubernetes would (DOCKER=podman): ten minutes or more
-	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$(abspath $(STORE))" \
+	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$$(realpath "$(STORE)")" \
 	    $(BIN)/python -m pytest tests/k8s/test_images.py -rP $(PYTEST_ARGS)
 
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
@@ -135,4 +135,4 @@ constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:  ## Remove the environment, the local store and caches
-	rm -rf $(VENV) .dermserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" .dermserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis
