@@ -1,17 +1,9 @@
 """`dermserve-loadtest`, which is `python -m dermserve.loadtest`."""
 
-import os
-import signal
-
-
-def main() -> None:
-    """Run the command. While modules are imported, Ctrl-C ends it at once, without a traceback."""
-    usual = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from dermserve.loadtest import cli  # takes a second
-
-    signal.signal(signal.SIGINT, usual)
-    cli.main(prog_name="dermserve-loadtest")
-
+try:
+    from dermserve.loadtest.cli import main
+except KeyboardInterrupt:  # Ctrl-C while modules are imported: as later, without a traceback
+    raise SystemExit(130) from None
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="dermserve-loadtest")
