@@ -46,8 +46,19 @@ def test_a_flag_that_would_be_missed_is_refused_and_points_to_the_real_server(na
         parse_flags([f"--{name}{value}"])
 
 
-@pytest.mark.parametrize("argument", ["--port=abc", "--enable_model_warmup=maybe", "--port", "--port="])
-def test_a_value_of_the_wrong_type_is_refused_by_the_flags_name(argument: str) -> None:
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--port=abc",
+        "--enable_model_warmup=maybe",
+        "--port",
+        "--port=",
+        "--port=65536",
+        "--port=-1",
+        "--grpc_max_threads=0",
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_flags_name(argument: str) -> None:
     with pytest.raises(ServingError, match=argument.partition("=")[0]):
         parse_flags([argument])
 

@@ -79,6 +79,8 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
             _logger.warning("--%s is accepted and changes nothing in this stand-in", name)
         else:
             _logger.error("unknown argument: %s", argument)
+    if not 0 <= flags.port < 2**16 or flags.grpc_max_threads < 1:
+        raise invalid_argument("--port must be in 0 to 65535, and --grpc_max_threads at least 1")
     return flags
 
 
