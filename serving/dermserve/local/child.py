@@ -46,10 +46,8 @@ class Child:
         self.name = name
         self._asking = asking
         self._log = log
-        self._pattern = ready
-        self._match: re.Match[str] | None = None
-        self._hopeless = hopeless
-        self.hopeless: Future[re.Match[str]] = Future()
+        self.ready, self.hopeless = Future[re.Match[str]](), Future[re.Match[str]]()  # done once such a line came
+        self._patterns = ((ready, self.ready), (hopeless, self.hopeless))
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
@@ -81,13 +79,13 @@ class Child:
     def wait_ready(self, *, timeout: float) -> re.Match[str]:
         """Wait for its ready line; return the match. Raises StackError: it ended, or `timeout` seconds are over."""
         end = time.monotonic() + timeout
-        while self._match is None:
+        while not self.ready.done():
             if died := self.died():
                 raise died
             if time.monotonic() >= end:
                 raise self.failure(f"isn't ready after {timeout:g} s")
             time.sleep(PAUSE)
-        return self._match
+        return self.ready.result()
 
     def wait(self) -> int:
         """Wait until it has ended and its last line is logged; return its status, negative for a signal."""
@@ -121,10 +119,9 @@ class Child:
                 self.last_lines.append(line)
                 with contextlib.suppress(OSError):  # stderr is closed, or the disk is full
                     self._log(line)
-                if self._pattern is not None and self._match is None:
-                    self._match = self._pattern.search(line)
-                if self._hopeless is not None and not self.hopeless.done() and (found := self._hopeless.search(line)):
-                    self.hopeless.set_result(found)
+                for pattern, found in self._patterns:
+                    if pattern and not found.done() and (match := pattern.search(line)):
+                        found.set_result(match)
         self._process.wait()
         self._ended.set_result(None)
 
