@@ -235,6 +235,15 @@ def test_the_gateway_gets_the_flags_it_is_given(store):
         assert "--reflection" in psutil.Process(stack.pids["gateway"]).cmdline()
 
 
+def test_the_servers_speak_plain_text_whatever_tls_the_environment_has_for_others(store, monkeypatch):
+    for name in ("DERMSERVE_TLS_CERTIFICATE", "DERMSERVE_TFS_TLS_CA", "DERMSERVE_QUEUE"):
+        monkeypatch.setenv(name, "7")
+    with make(store) as stack:
+        names = psutil.Process(stack.pids["gateway"]).environ().keys()
+        assert {name for name in names if name.startswith("DERMSERVE_")} >= {"DERMSERVE_QUEUE"}
+        assert not [name for name in names if "TLS" in name]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

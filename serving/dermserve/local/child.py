@@ -35,12 +35,12 @@ class Child:
 
     `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
     line that it prints when ready, and `hopeless` that of one after which it never will be. `env` is added to this
-    process's own, and the signal `asking` asks it to stop.
+    process's own (None takes a variable away), and the signal `asking` asks it to stop.
     """
 
     def __init__(
         self, command: Sequence[str], *, name: str, log: Callable[[str], object], ready: re.Pattern[str] | None = None,
-        hopeless: re.Pattern[str] | None = None, env: Mapping[str, str] | None = None,
+        hopeless: re.Pattern[str] | None = None, env: Mapping[str, str | None] | None = None,
         asking: signal.Signals = signal.SIGTERM,
     ) -> None:  # fmt: skip
         self.name = name
@@ -57,7 +57,7 @@ class Child:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, **(env or {})},
+            env={name: value for name, value in {**os.environ, **(env or {})}.items() if value is not None},
             start_new_session=True,
         )
         self.pid = self._process.pid

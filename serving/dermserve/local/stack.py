@@ -28,6 +28,7 @@ _UNUSABLE = re.compile(r'{.*"event": ?"model_unusable".*}')
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
+_TLS = ("DERMSERVE_TLS_", "DERMSERVE_TFS_TLS_")  # variables with the gateway's files
 _TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 
 
@@ -119,8 +120,10 @@ class Stack(InOrder):
     def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
         models = [f"--model={model}" for model in self.models]
         arguments = ("--listen", f"{HOST}:{port}", "--tfs", self.tfs_address, *models, *flags)
-        own = "DERMSERVE_CANARY_FILE" in os.environ
-        env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
+        # On the loopback all speak plain text; the environment may have the TLS of another gateway, or of its commands.
+        env: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_TLS)}
+        if "DERMSERVE_CANARY_FILE" not in os.environ:
+            env["DERMSERVE_CANARY_FILE"] = str(self.store.resolve() / CANARY_FILE)
         gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, hopeless=_UNUSABLE, **env)
         started = time.monotonic()
         children = gateway, self._children["modelserver"]
@@ -158,7 +161,7 @@ class Stack(InOrder):
 
     def _start_child(
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
-        hopeless: re.Pattern[str] | None = None, **env: str,
+        hopeless: re.Pattern[str] | None = None, **env: str | None,
     ) -> Child:  # fmt: skip
         log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
