@@ -87,7 +87,7 @@ def test_options_that_would_change_nothing_for_other_data_are_refused(option: li
     assert f"leave out {option[0]}" in lines
 
 
-@pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", '""'])
+@pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", '""', "-", "?", "n/a", "#N/A", "<NA>"])
 def test_a_blank_lesion_is_one_of_its_own(tmp_path: Path, blank: str) -> None:
     names = flat(tmp_path)
     described(tmp_path, *(f"{blank},{name},bcc" for name in names))
@@ -101,7 +101,7 @@ def test_a_blank_lesion_in_labels_csv_is_one_of_its_own_even_where_names_repeat(
     assert len({sample.lesion for sample in read_samples(tmp_path, CLASSES)}) == 2
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
 @pytest.mark.parametrize(("name", "delimiter"), [("metadata.csv", ";"), ("HAM10000_metadata.tab", "\t")])
 def test_tables_of_any_encoding_and_delimiter_are_read(
     tmp_path: Path, encoding: str, name: str, delimiter: str
@@ -130,6 +130,7 @@ def test_excels_hint_and_empty_lines_are_no_rows(tmp_path: Path) -> None:
         "image_id|dx\n{}|bcc\n",
         "image,BCC,SCC\n{},1.0,\n",
         "image,BCC,SCC\n{},nan,1\n",
+        "image,BCC,SCC\n{},True,False\n",
         'IMAGE_ID,"no\nte",DX\n{},"a\nb",BCC\n',
     ],
 )
@@ -214,8 +215,8 @@ def test_subsets_are_read_and_what_is_missing_is_counted(tmp_path: Path) -> None
     (tmp_path / "HAM10000_metadata.csv").write_text(HEAD + rows)
     samples, lines = said(tmp_path)
     assert len(samples) == 3
-    assert "names 4 photos that are not there, of 7" in lines
-    assert "left out 2 photos without a class" in lines
+    assert "names 4 photos that are not there, of 7, such as ISIC_0000005" in lines
+    assert "left out 2 photos without a class, such as ISIC_0000000.png" in lines
 
 
 def test_the_isic_archives_diagnoses_are_classes_and_others_are_counted(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_the_isic_archives_diagnoses_are_classes_and_others_are_counted(tmp_path
     (tmp_path / "metadata.csv").write_text("isic_id,diagnosis_1,diagnosis_2,diagnosis_3,lesion_id\n" + rows)
     samples, lines = said(tmp_path, SEVEN)
     assert [SEVEN[sample.label] for sample in samples] == ["nv", "mel", "bcc", "akiec", "df", "bkl", "vasc"]
-    assert lines == "left out 1 photos of Scar, no class of this model"
+    assert lines == "left out 1 photos of Scar, no class of this model, such as ISIC_0000007.png"
 
 
 def test_isic_2019_as_downloaded_is_read(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_isic_2019_as_downloaded_is_read(tmp_path: Path) -> None:
     assert "left out 1 photos of scc, no class of this model" in lines
 
 
-@pytest.mark.parametrize("cells", ["0,0", "1,1", "x,0"])
+@pytest.mark.parametrize("cells", ["0,0", "1,1", "x,0", "0.9,0", "2,0"])
 def test_a_one_hot_row_that_is_none_is_named(tmp_path: Path, cells: str) -> None:
     (name,) = flat(tmp_path, 1)
     (tmp_path / "truth.csv").write_text(f"image,BCC,SCC\n{name},{cells}\n")
@@ -293,7 +294,7 @@ def test_lesions_of_any_table_are_held_against_the_split_of_labels_csv(tmp_path:
         read_samples(tmp_path, CLASSES)
 
 
-@pytest.mark.parametrize("outside", ["../a.png", "/a.png", "", "bcc", "BCC/a.png"])
+@pytest.mark.parametrize("outside", ["../a.png", "/a.png", "bcc", "BCC/a.png"])
 def test_labels_csv_names_photos_of_the_data_set_alone(tmp_path: Path, outside: str) -> None:
     photo(tmp_path / "a.png")
     photo(tmp_path / "data" / "bcc" / "a.png")
@@ -313,10 +314,57 @@ def test_labels_csv_and_its_folders_may_not_disagree(tmp_path: Path) -> None:
             read_samples(tmp_path, CLASSES)
 
 
-def test_full_names_of_classes_are_folders_too(tmp_path: Path) -> None:
-    for name in ("Basal Cell Carcinoma", "squamous_cell_carcinoma"):
-        photo(tmp_path / name / "a b.png")
-    assert [sample.label for sample in read_samples(tmp_path, CLASSES)] == [0, 1]
+@pytest.mark.parametrize("spaces", [" ", "_", "-"])
+def test_full_names_of_classes_are_folders_too(tmp_path: Path, spaces: str) -> None:
+    names = {
+        "Basal Cell Carcinoma": 1,
+        "Melanocytic nevi": 5,
+        "actinic keratoses": 0,
+        "Benign keratosis-like lesions": 2,
+    }
+    for name in names:
+        photo(tmp_path / name.replace(" ", spaces) / "a b.png")
+    samples = read_samples(tmp_path, SEVEN)
+    assert {sample.name.partition("/")[0]: sample.label for sample in samples} == {
+        name.replace(" ", spaces): label for name, label in names.items()
+    }
+
+
+@pytest.mark.parametrize(("column", "ids"), [("image_id", ("7.0", "8.0")), ("image", ("7", "8.png"))])
+def test_numbers_of_photos_and_lesions_are_known_again_as_spreadsheets_write_them(
+    tmp_path: Path, column: str, ids: tuple[str, str]
+) -> None:
+    for name in ("7", "8", "9"):
+        photo(tmp_path / f"{name}.png")
+    (tmp_path / "a.csv").write_text(f"{column},lesion_id,dx\n{ids[0]},12.0,bcc\n{ids[1]},13.0,bcc\n")
+    (tmp_path / "b.csv").write_text("image_id,lesion_id,dx\n9,12,bcc\n")
+    assert [sample.lesion for sample in read_samples(tmp_path, CLASSES)] == ["12", "13", "12"]
+
+
+def test_a_table_of_ids_is_read_whatever_its_name(tmp_path: Path) -> None:
+    (name,) = flat(tmp_path, 1)
+    (tmp_path / "labels.csv").write_text(f"{HEAD}L1,{name},bcc\n")
+    assert [sample.lesion for sample in read_samples(tmp_path, CLASSES)] == ["L1"]
+
+
+def test_labels_csv_is_known_in_any_case(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "Labels.CSV").write_text("path,label,lesion_id,split\na.png,bcc,L1,test\n")
+    assert [sample.split for sample in read_samples(tmp_path, CLASSES)] == ["test"]
+
+
+def test_a_folder_that_cant_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "bcc" / "a.png")
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("bcc"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="bcc can't be read: Permission denied"):
+        read_samples(tmp_path, CLASSES)
 
 
 def test_linked_photos_and_folders_are_read(tmp_path: Path) -> None:
@@ -359,6 +407,12 @@ def test_a_dangling_link_is_one_line(tmp_path: Path, name: str) -> None:
         (b"image_id,age\nISIC_0000000,5\n", "lacks the columns dx"),
         (b"name,dx\nISIC_0000000,bcc\n", "lacks the columns image_id, dx"),
         (b'image_id,dx\n"' + b"x" * 200_000, "can't be read as a table"),
+        (
+            b'image_id,dx\nISIC_0000000,"bcc\nISIC_0000001,bcc\n',
+            "after line 1, can't be read as a table: unexpected end",
+        ),
+        (b'image_id,dx\nISIC_0000000,"b"cc\n', "after line 1, can't be read as a table"),
+        (b"image_id,dx\n,bcc\nISIC_0000001,bcc\n", "line 2, names no photo"),
         (b"", "lacks the columns image_id, dx"),
         (b"\xff\xfe", "lacks the columns image_id, dx"),
         (bytes(range(256)), "lacks the columns image_id, dx"),

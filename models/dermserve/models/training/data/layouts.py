@@ -62,7 +62,11 @@ def _walk(directory: Path) -> tuple[list[str], list[str]]:
     """List the photos and the tables, also in linked folders, by path within; hidden folders are left out."""
     found: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
-    for base, folders, files in os.walk(directory, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} can't be read: {error.strerror}") from error
+
+    for base, folders, files in os.walk(directory, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(base)) in seen:
             folders.clear()
             continue
@@ -99,7 +103,7 @@ def _kind(path: Path) -> str:
 
 def _named(directory: Path, read: Sequence[Table], photos: Sequence[str]) -> Sequence[str]:
     """List the photos that labels.csv names, or all photos if there is no such file."""
-    labels = next((table for table in read if table.path == directory / "labels.csv"), None)
+    labels = next((table for table in read if table.chooses and table.path.parent == directory), None)
     if labels is None:
         return photos
     named = [row.photo for row in labels.rows]
@@ -141,9 +145,12 @@ def _merge(
             splits[photo] = row.split or splits[photo]
             if row.said:
                 others[photo] = (table, row.said)
-        if (absent := len(table.rows) - len({row.photo for row, _ in matched})) > 0:
-            say(f"{table.path} names {absent} photos that are not there, of {len(table.rows)}")
-    _say_unlabelled([others.get(photo) for photo in folders if labels[photo] is None], classes)
+        there = {row.photo for row, _ in matched}
+        if absent := [row.photo for row in table.rows if row.photo not in there]:
+            say(
+                f"{table.path} names {len(absent)} photos that are not there, of {len(table.rows)}, such as {absent[0]}"
+            )
+    _say_unlabelled({photo: others.get(photo) for photo in folders if labels[photo] is None}, classes)
     known = {photo: label for photo, label in labels.items() if label is not None}
     samples = [Sample(directory / photo, label, "", splits[photo], photo) for photo, label in known.items()]
     return samples, [lesions[photo] for photo in known]
@@ -168,15 +175,17 @@ def _match(
         yield from ((row, photo) for photo in found)
 
 
-def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequence[str]) -> None:
+def _say_unlabelled(photos: Mapping[str, tuple[Table, str] | None], classes: Sequence[str]) -> None:
     """Say what is left out because the model lacks the class; in a table of codes, an unknown code is an error."""
-    counts: Counter[str] = Counter()
-    for said in photos:
+    found: dict[str, list[str]] = defaultdict(list)
+    for photo, said in photos.items():
         if said is not None and said[0].codes:
             raise DataError(f"{said[0].path} names the class {said[1]!r}; this model knows {', '.join(classes)}")
-        counts["photos without a class" if said is None else f"photos of {said[1]}, no class of this model"] += 1
-    for what, count in sorted(counts.items()):
-        say(f"left out {count} {what}")
+        found["photos without a class" if said is None else f"photos of {said[1]}, no class of this model"].append(
+            photo
+        )
+    for what, names in sorted(found.items()):
+        say(f"left out {len(names)} {what}, such as {names[0]}")
 
 
 def read_provenance(directory: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Read a table of photos' classes and lesions."""
 
+import codecs
 import csv
 import io
 import posixpath
@@ -22,25 +23,30 @@ LABELS = ("path", "label", "lesion_id", "split")  # of labels.csv
 # Columns of the ISIC archive, the most precise first.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
 _HEADER = 65536  # characters that hold the header
-_BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
-# Names of the classes in the ISIC archive and its challenges, by HAM10000's codes.
+_BLANK = frozenset({"", "na", "n a", "nan", "none", "null", "unknown"})  # in words: "" is also "-" and "?"
+_WHOLE = re.compile(r"^(\d+)\.0$")  # what spreadsheets and pandas make of a number
+# Names of the classes in the ISIC archive, its challenges and copies of HAM10000, by HAM10000's codes.
 _NAMES: Mapping[str, Sequence[str]] = {
-        "akiec": ("ak", "actinic keratosis", "solar or actinic keratosis", "squamous cell carcinoma in situ"),
+        "akiec": (
+            "ak", "actinic keratosis", "actinic keratoses", "solar or actinic keratosis",
+            "squamous cell carcinoma in situ", "bowen's disease",
+        ),
         "bcc": ("basal cell carcinoma",),
         "bkl": (
-            "benign keratosis", "pigmented benign keratosis", "seborrheic keratosis", "solar lentigo",
+            "benign keratosis", "benign keratosis-like lesion", "benign keratosis-like lesions",
+            "pigmented benign keratosis", "seborrheic keratosis", "seborrheic keratoses", "solar lentigo",
             "lichen planus like keratosis", "lichenoid keratosis",
         ),
         "df": ("dermatofibroma",),
         "mel": ("melanoma", "melanoma in situ", "melanoma invasive", "melanoma, nos"),
-        "nv": ("nevus", "melanocytic nevus", "melanocytic nevi"),
+        "nv": ("nevus", "nevi", "naevus", "melanocytic nevus", "melanocytic nevi"),
         "vasc": (
-            "vascular lesion", "angioma", "hemangioma", "angiokeratoma", "pyogenic granuloma",
+            "vascular lesion", "vascular lesions", "angioma", "hemangioma", "angiokeratoma", "pyogenic granuloma",
             "benign soft tissue proliferations - vascular",
         ),
         "scc": ("squamous cell carcinoma", "squamous cell carcinoma, nos", "squamous cell carcinoma, invasive"),
+        "normal": ("normal skin", "healthy", "healthy skin"),
 }  # fmt: skip
-_CODES = {name: code for code, names in _NAMES.items() for name in names}
 _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 _Cells: TypeAlias = Mapping[str, str]
 
@@ -63,12 +69,20 @@ class Table:
     path: Path
     rows: Sequence[Row] = ()
     lacks: str = ""  # the columns without which it gives no classes
+    chooses: bool = False  # whether it is a labels.csv, which says which photos there are
     codes: bool = False  # whether its classes are codes like the model's, so that an unknown one is an error
 
 
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+_CODES = {_words(name): code for code, names in _NAMES.items() for name in names}
+
+
 def class_of(text: str, classes: Sequence[str]) -> int | None:
-    """Find the class of a code or diagnosis, in upper or lower case; None if the model lacks it."""
-    name = " ".join(text.replace("_", " ").lower().split())
+    """Find the class of a code or diagnosis, by its words in upper or lower case; None if the model lacks it."""
+    name = _words(text)
     code = name if name in classes else _CODES.get(name, "")
     return classes.index(code) if code in classes else None
 
@@ -80,11 +94,12 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
     """
     text = _read_text(path)
     delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", text[:_HEADER]).partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
+    # Strict, as a quotation mark without its second one would swallow the rows after it.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
     try:
         header = [cell.strip().lower() for cell in reader.fieldnames or ()]
         reader.fieldnames = header
-        labels = "path" in header and path.name == "labels.csv"
+        labels = "path" in header and path.name.lower() == "labels.csv"
         if missing := [column for column in LABELS if labels and column not in header]:
             raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(LABELS)}")
         photo = "path" if labels else next((column for column in _IDS if column in header), None)
@@ -96,12 +111,12 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
                 raise DataError(f"{path} has the column {column} twice")
         rows = [_read_row(where, photo, cells, words, classes) for where, cells in _lines(path, reader)]
     except csv.Error as error:
-        raise DataError(f"{path} can't be read as a table: {error}") from error
+        raise DataError(f"{path}, after line {reader.line_num}, can't be read as a table: {error}") from error
     if unknown := [row.said for row in rows if labels and row.label is None and row.said]:
         raise DataError(f"{path} names the class {unknown[0]!r}; this model knows {', '.join(classes)}")
     if repeated := [name for name, count in Counter(row.photo for row in rows).items() if count > 1]:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-    return Table(path, rows, "" if words else "dx", labels or "dx" in header)
+    return Table(path, rows, "" if words else "dx", labels, labels or "dx" in header)
 
 
 def _read_text(path: Path) -> str:
@@ -109,8 +124,9 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if utf_16 else "utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     text = text.lstrip("\r\n")
@@ -123,13 +139,15 @@ def _lines(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, _Ce
         if any(more):
             raise DataError(f"{where} has {len(more)} cells more than there are columns")
         if any(cells.values()):
-            yield where, {column: cell.strip() for column, cell in cells.items()}
+            yield where, {column: _WHOLE.sub(r"\1", cell.strip()) for column, cell in cells.items()}
 
 
 def _read_row(
     where: str, photo: str, cells: _Cells, words: Callable[[_Cells], list[str]] | None, classes: Sequence[str]
 ) -> Row:
     name, lesion, part = cells[photo].replace("\\", "/"), cells.get("lesion_id", ""), cells.get("split", "")
+    if not name:
+        raise DataError(f"{where} names no photo")
     try:
         said = [] if words is None else words(cells)
     except ValueError as error:
@@ -137,8 +155,8 @@ def _read_row(
     label = next((found for text in said if (found := class_of(text, classes)) is not None), None)
     if part and part.lower() not in SPLITS:
         raise DataError(f"{where} names the split {part!r}; it may be train, validation, test or empty")
-    lesion, part = "" if lesion.lower() in _BLANK else lesion, SPLITS.get(part.lower(), "")
-    return Row(posixpath.normpath(name) if name else "", label, lesion, said[0] if said else "", part)
+    lesion, part = "" if _words(lesion) in _BLANK else lesion, SPLITS.get(part.lower(), "")
+    return Row(posixpath.normpath(name), label, lesion, said[0] if said else "", part)
 
 
 def _class_words(header: Sequence[str], classes: Sequence[str], column: str) -> Callable[[_Cells], list[str]] | None:
@@ -146,18 +164,21 @@ def _class_words(header: Sequence[str], classes: Sequence[str], column: str) -> 
     if column in header:
         return lambda cells: [cells[column]]
     if columns := [each for each in _DIAGNOSES if each in header]:
-        return lambda cells: [cells[each] for each in columns if cells[each].lower() not in _BLANK]
+        return lambda cells: [cells[each] for each in columns if _words(cells[each]) not in _BLANK]
     one_hot = [each for each in header if each in _ONE_HOT or each in classes]
     return (lambda cells: _from_one_hot(cells, one_hot)) if len(one_hot) > 1 else None
 
 
 def _from_one_hot(cells: _Cells, columns: Sequence[str]) -> list[str]:
     """Return the column that has the 1. Raises ValueError, a sentence about the photo: there is not one such."""
+    filled = {each: cells[each].lower().replace(",", ".") for each in columns if _words(cells[each]) not in _BLANK}
     try:
-        filled = {each: cells[each].replace(",", ".") for each in columns if cells[each].lower() not in _BLANK}
-        chosen = [each for each, cell in filled.items() if float(cell)]
+        flags = {each: float({"true": "1", "false": "0"}.get(cell, cell)) for each, cell in filled.items()}
+        if odd := [flag for flag in flags.values() if flag not in (0, 1)]:
+            raise ValueError(odd[0])
     except ValueError as error:
         raise ValueError(f"has a cell that is not 0 or 1: {error}") from error
+    chosen = [each for each, flag in flags.items() if flag]
     if len(chosen) != 1:
         raise ValueError(f"is of {len(chosen)} classes: a row must have a 1 in one column")
     return chosen
