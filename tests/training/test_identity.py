@@ -123,6 +123,20 @@ def test_a_run_goes_on_with_its_own_experiment_split_and_initial_weights_alone(
     assert files(begun) == before
 
 
+@pytest.mark.parametrize("damage", ["", "PK", "cut off", "one array", "another's"])
+def test_a_damaged_checkpoint_is_named(photos: Path, begun: Path, damage: str) -> None:
+    file = begun / "checkpoint.npz"
+    if damage == "one array":
+        with file.open("wb") as opened:
+            np.save(opened, np.zeros(3))
+    elif damage == "another's":
+        np.savez(file, meta=np.array('{"fingerprint": {}, "stage": 0, "steps": 5}'))
+    else:
+        file.write_bytes(file.read_bytes()[:200] if damage == "cut off" else damage.encode())
+    with pytest.raises(RunError, match=r"checkpoint\.npz is (damaged|of a training with another)"):
+        start(tiny(text=PLAIN), photos, begun)
+
+
 def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: Path, begun: Path) -> None:
     moved = photos.rename(photos.parent / "moved")
     start(tiny(text=PLAIN), moved, begun)
@@ -260,6 +274,12 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatc
         monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
         judge.predict(photos, "photos")
     assert asked == [3, 3]
+    damaged, *_ = tmp_path.rglob("*.npz")
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    for version in ("one", "two", "one", "two"):
+        monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
+        judge.predict(photos, "photos")
+    assert asked == [3, 3, 3]
 
 
 def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:

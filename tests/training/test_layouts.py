@@ -1,11 +1,13 @@
 """Reading data sets, and their photos as pixels."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dermserve.imaging import decode
+from dermserve.models.durable import replacing
 from dermserve.models.training.data import photos
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import load_pixels
@@ -153,6 +155,37 @@ def test_pixels_are_decoded_once_and_again_when_a_photo_or_the_code_changes(
     monkeypatch.setattr(photos, "imaging_version", lambda: "another")
     load()
     assert len(done) == 9
+
+
+@pytest.mark.parametrize("length", [0, 60, 2000])
+def test_pixels_that_a_crash_cut_off_are_decoded_again(folders: MakeFolders, tmp_path: Path, length: int) -> None:
+    samples, cache = read_samples(folders({"bcc": 2}), CLASSES), tmp_path / "cache"
+    whole = load_pixels(samples, folder=cache, side=32).tobytes()
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:length])
+    assert load_pixels(samples, folder=cache, side=32).tobytes() == whole
+
+
+def test_pixels_take_no_room_before_they_are_written(
+    folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file is as long as it will be but has no blocks, a full disk ends the program by a signal."""
+    samples, sizes = read_samples(folders({"bcc": 3}), CLASSES), list[int]()
+
+    def look(data: bytes, **how: Any) -> Any:
+        sizes.extend(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+        return decode(data, **how)
+
+    monkeypatch.setattr(photos, "decode", look)
+    monkeypatch.setattr(photos, "_DECODERS", 1)
+    load_pixels(samples, folder=tmp_path / "cache", side=32)
+    assert len(sizes) == 3
+    assert sizes[0] < 32 * 32 * 3
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '\S+/run\.json'"), replacing(tmp_path / "run.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_two_that_decode_the_same_photos_do_not_share_a_partial_file(

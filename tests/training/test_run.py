@@ -52,6 +52,9 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
         ("split.csv", "photo,lesion_id,part,sha256\na.png,L,both,0\n"),
         ("split.csv", "photo,lesion_id,part,sha256\na.png"),
         ("distance.npz", "PK"),
+        ("distance.npz", ""),
+        ("distance.npz", "\x93NUMPY"),
+        ("split.csv", 'photo,lesion_id,part,sha256\n"' + "x" * 200_000),
         ("weights.weights.h5", "HDF"),
     ],
 )

@@ -15,20 +15,20 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)  # not the other name, or none, as of a full disk
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_durably(path: Path, text: str) -> None:
     """Write a file, whole or not at all, so that it survives a power failure."""
-    try:
-        with replacing(path) as fresh:
-            fresh.write_text(text, encoding="utf-8")
-            sync(fresh)
-        sync(path.parent)
-    except OSError as error:
-        error.filename = str(path)  # not the other name
-        raise
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+        sync(fresh)
+    sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:

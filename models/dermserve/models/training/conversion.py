@@ -19,6 +19,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
@@ -130,6 +131,7 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float
         "largest_difference": float(np.abs(found - expected).max()),
         "milliseconds": float(np.median(times) * 1000),
     }
-    (run.folder / TFLITE).write_bytes(model)
+    with replacing(run.folder / TFLITE) as partial:
+        partial.write_bytes(model)
     run.update(tflite=compared)
     return compared

@@ -1,4 +1,4 @@
-"""Errors of training, JSON files, and digests.
+"""Errors of training, files of a run, and digests.
 
 TrainingError
 ├── DataError        photos on disk that can't be trained on
@@ -9,15 +9,18 @@ TrainingError
 
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from dermserve.models.durable import replacing
 
-DAMAGED = (OSError, ValueError, KeyError, BadZipFile)  # of a file of arrays, by numpy, h5py and Keras
+DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)  # by `read_arrays`
 
 
 class TrainingError(click.ClickException):
@@ -56,6 +59,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} can't be read as JSON ({error}): restore it, or train again") from error
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a .npz file, by name. Raises one of DAMAGED: it is missing or damaged."""
+    with path.open("rb") as file, np.load(file) as arrays:  # np.load leaves a damaged file open that it opened itself
+        return dict(arrays)
 
 
 def file_digest(path: Path) -> str:

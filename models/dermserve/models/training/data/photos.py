@@ -1,5 +1,6 @@
 """Decode photos once, exactly as in serving, into one memory-mapped file for training and evaluation."""
 
+import contextlib
 import functools
 import importlib.metadata
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ import dermserve.imaging
 from dermserve.imaging import Measures, PhotoError, decode, measure
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.splits import Sample, digest_file
-from dermserve.models.training.errors import DataError, json_digest
+from dermserve.models.training.errors import DAMAGED, DataError, json_digest
 
-_DECODERS = 2
+_DECODERS, _AT_ONCE = 2, 256  # threads, and photos in memory
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArra
     folder.mkdir(parents=True, exist_ok=True)
     digests = [sample.digest or digest_file(sample) for sample in samples]
     path = folder / f"pixels-{json_digest([side, imaging_version(), digests])[:16]}.npy"
-    if not path.is_file():
-        with replacing(path) as partial:
-            _decode_all(samples, partial, side)
-    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pixels
+    with contextlib.suppress(*DAMAGED):  # or not there yet
+        return np.asanyarray(np.load(path, mmap_mode="r"))
+    with replacing(path) as partial:
+        _decode_all(samples, partial, side)
+    return np.asanyarray(np.load(path, mmap_mode="r"))
 
 
 @functools.cache
@@ -77,18 +78,21 @@ def imaging_version() -> str:
 
 
 def _decode_all(samples: Sequence[Sample], path: Path, side: int) -> None:
-    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(samples), side, side, 3))
     problems: list[str] = []
 
-    def decode_one(index: int) -> None:
+    def decode_one(sample: Sample) -> bytes:
         try:
-            pixels[index] = decode(samples[index].path.read_bytes(), height=side, width=side)
+            return decode(sample.path.read_bytes(), height=side, width=side).tobytes()
         except (PhotoError, OSError) as error:
-            problems.append(f"{samples[index].path}: {error}")
+            problems.append(f"{sample.path}: {error}")
+            return b""
 
-    with ThreadPoolExecutor(_DECODERS) as pool:
-        list(pool.map(decode_one, range(len(samples))))  # which raises what a thread raised
-    pixels.flush()
+    # Written from the start to the end: a full disk would end a program that fills a mapped file by a signal.
+    with ThreadPoolExecutor(_DECODERS) as pool, path.open("wb") as file:
+        shape = (len(samples), side, side, 3)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for start in range(0, len(samples), _AT_ONCE):
+            file.writelines(pool.map(decode_one, samples[start : start + _AT_ONCE]))
     if problems:
         shown = "\n  ".join(sorted(problems)[:10])
         raise DataError(f"{len(problems)} of {len(samples)} photos can't be read; repair or remove them:\n  {shown}")

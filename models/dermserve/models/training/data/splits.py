@@ -211,5 +211,5 @@ def read_split(path: Path) -> dict[str, Recorded]:
             raise RunError(f"{path} does not have the columns {', '.join(_COLUMNS)}: train again")
         try:
             return {row["photo"]: Recorded(row["lesion_id"], Part(row["part"]), row["sha256"]) for row in reader}
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error

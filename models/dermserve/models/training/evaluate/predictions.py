@@ -17,6 +17,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.photos import Labelled, imaging_version
+from dermserve.models.training.errors import DAMAGED, read_arrays
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.network import training_copy
 
@@ -85,13 +86,13 @@ class Predictor:
         for start in track(range(0, len(photos), step), what):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
-            if not all(file.is_file() for file in files):
+            try:
+                parts += [(arrays["logits"], arrays["features"]) for arrays in map(read_arrays, files)]
+            except DAMAGED:  # or not there yet
                 for file, logits, features in zip(files, *run_views(self._infer, chunk, views=views), strict=True):
                     with replacing(file) as partial:
                         np.savez(partial, logits=logits, features=features)
-            for file in files:
-                with np.load(file) as arrays:
-                    parts.append((arrays["logits"], arrays["features"]))
+                    parts.append((logits, features))
         return Predictions(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]), photos)
 
 

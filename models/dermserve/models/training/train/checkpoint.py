@@ -87,14 +87,13 @@ def load(folder: Path, mine: Fingerprint) -> State | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as arrays:
-            values = json.loads(str(arrays["meta"]))
-            found = values.pop("fingerprint")
-            best, variables = ([arrays[key] for key in arrays if key.startswith(kind)] for kind in "bv")
+        arrays = errors.read_arrays(path)
+        values = json.loads(str(arrays["meta"]))
+        _require_same(path, values.pop("fingerprint"), mine)
+        best, variables = ([arrays[key] for key in arrays if key.startswith(kind)] for kind in "bv")
+        return State(**values, variables=variables, best=best or None)
     except errors.DAMAGED as error:
         raise errors.RunError(f"{path} is damaged ({error}): remove it to start again") from error
-    _require_same(path, found, mine)
-    return State(**values, variables=variables, best=best or None)
 
 
 def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:

@@ -15,7 +15,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
-from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, write_json
+from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_arrays, read_json, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 
@@ -140,7 +140,8 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
 
 def load_compact(network: keras.Model, file: Path) -> None:
     """Load what `save_compact` wrote. Raises WeightsError: it is missing, damaged or of another network."""
-    with fitting(str(file), network.name), np.load(file) as arrays:
+    with fitting(str(file), network.name):
+        arrays = read_arrays(file)
         names = [str(index) for index in range(len(network.weights))]
         network.set_weights([arrays[n] if n in arrays else arrays[f"{n}.int8"] * arrays[f"{n}.scale"] for n in names])
 
@@ -158,16 +159,17 @@ def save_distance(distance: FeatureDistance, file: Path) -> None:
     """Write a distance."""
     values = dataclasses.asdict(distance).items()
     arrays: dict[str, Any] = {name: value for name, value in values if value is not None}
-    np.savez_compressed(file, **arrays)
+    with replacing(file) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def load_distance(file: Path) -> FeatureDistance:
     """Read what `save_distance` wrote. Raises RunError: it is missing or damaged."""
     try:
-        with np.load(file) as arrays:
-            values: dict[str, Any] = {name: found if found.ndim else found.item() for name, found in arrays.items()}
-            return FeatureDistance(**values)
-    except (*DAMAGED, TypeError) as error:
+        arrays = read_arrays(file).items()
+        values: dict[str, Any] = {name: found if found.ndim else found.item() for name, found in arrays}
+        return FeatureDistance(**values)
+    except DAMAGED as error:
         raise RunError(f"{file} can't be read ({error}): run `dermserve evaluate` again") from error
 
 
