@@ -63,3 +63,12 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExperimentError, match=r"absent\.toml can't be read"):
         load_experiment(tmp_path / "absent.toml")
+
+
+def test_a_file_of_a_windows_editor_is_read_and_one_in_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINIMAL, encoding="utf-8-sig")
+    assert load_experiment(file).name == "mine"
+    file.write_text(f"# Rücken\n{MINIMAL}", encoding="utf-16")
+    with pytest.raises(ExperimentError, match=r"mine\.toml can't be read"):
+        load_experiment(file)

@@ -20,10 +20,11 @@ from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.layouts import read_provenance
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
-from dermserve.models.training.errors import DataError, DivergedError, RunError
+from dermserve.models.training.errors import DataError, DivergedError, RunError, TrainingError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import finished_data, prepare
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw, draw_photos
@@ -117,7 +118,7 @@ def test_a_run_goes_on_with_its_own_experiment_split_and_initial_weights_alone(
     before, file = files(begun), None
     if not extra:
         file = tmp_path / "backbone.weights.h5"
-        file.write_bytes(b"others")
+        build_network(tiny()).get_layer("backbone").save_weights(file)
     with pytest.raises(RunError, match=f"of a training with another {what}:"):
         start(tiny(extra, PLAIN), photos, begun, backbone=file)
     assert files(begun) == before
@@ -143,6 +144,45 @@ def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: Path, begun: Path) 
     summary = FinishedRun(begun).summary
     assert (summary["experiment"], summary["data"], summary["license"]) == ("tiny", "not stated", "not stated")
     assert not list(begun.glob("*partial*"))
+
+
+def test_a_folder_in_which_another_training_is_at_work_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[str] = []
+
+    def begin_again() -> None:
+        if not met:
+            met.append("one")
+            with pytest.raises(RunError, match="in use by another training"):
+                start(tiny(text=PLAIN), photos, tmp_path / "out")
+            met.append("refused")
+
+    instead_of_training(monkeypatch, begin_again)
+    start(tiny(text=PLAIN), photos, tmp_path / "out")
+    assert met == ["one", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("text", "backbone", "message"),
+    [(PLAIN, b"no weights", "do not fit"), (PLAIN + 'trainable = "from:typo"\n', None, "trainable = 'from:typo'")],
+)
+def test_a_training_that_cant_be_carried_through_leaves_no_folder(
+    photos: Path, tmp_path: Path, text: str, backbone: bytes | None, message: str
+) -> None:
+    """So the same --out can be passed again with what was meant."""
+    file = None if backbone is None else tmp_path / "backbone.weights.h5"
+    if file is not None:
+        file.write_bytes(backbone or b"")
+    with pytest.raises(TrainingError, match=message):
+        start(tiny(text=text), photos, tmp_path / "out", backbone=file)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_other_code_is_refused(photos: Path, stopped: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(stopped, tmp_path / "out"))
+    with pytest.raises(RunError, match="the checkpoint is of other code"):
+        start(tiny(text=PLAIN), photos, out)
 
 
 @pytest.mark.parametrize("weights", ["weights.weights.h5", "weights.npz"])
@@ -242,6 +282,13 @@ def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeyp
     shutil.copy(SHIPPED_DISTANCE, run.folder)
     card = run_content(run.folder).provenance
     assert (card.data, card.license) == ("Clinic (source not stated; licence not stated)", "not stated")
+    evaluated = run.summary
+    for wrong in ({"calibration": {"temperature": 1.0, "risk": 0.1}}, {"metrics": {"test": {}}}, {"profile": {"a": 1}}):
+        run.update(**(evaluated | wrong))
+        with pytest.raises(
+            RunError, match=r"run\.json has not what this dermserve writes .*: run `dermserve evaluate`"
+        ):
+            run_content(run.folder)
 
 
 def test_the_version_of_pixels_changes_with_any_line_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

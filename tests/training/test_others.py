@@ -9,6 +9,7 @@ import pytest
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample, write_split
+from dermserve.models.training.errors import DataError
 from dermserve.models.training.train import loop
 from dermserve.models.training.train import run as training
 from dermserve.models.training.train.checkpoint import State
@@ -70,6 +71,13 @@ def test_a_continued_run_trains_on_the_other_lesions_that_do_not_measure_the_sco
     assert seen
     assert {sample.name for sample in seen} <= held
     assert (tmp_path / "out" / OTHERS).read_bytes() == (run.folder / OTHERS).read_bytes()
+
+
+def test_a_folder_without_enough_other_lesions_is_refused(photos: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "mel" / "a.png", label=0, seed=1)
+    for folder in (photos, tmp_path / "few"):
+        with pytest.raises(DataError, match="too few lesions that mobilenet_v3_small does not know, none for"):
+            read_others("mobilenet_v3_small", folder, recorded=tmp_path / OTHERS, cache=tmp_path / "cache", known=())
 
 
 @pytest.mark.parametrize(

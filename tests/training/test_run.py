@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from dermserve.models.exporter import run_content, write_version
 from dermserve.models.training import cli
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError, TrainingError
 from dermserve.models.training.evaluate import calibration, measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
@@ -154,6 +156,16 @@ def test_packing_keeps_the_answers(evaluated: Path) -> None:
 
 
 @pytest.mark.slow
+def test_spoiled_photos_of_which_none_is_malignant_are_measured(evaluated: Path, tmp_path: Path) -> None:
+    run = FinishedRun(evaluated)
+    fitted = calibration.Fitted(run.model, run.shift, run.distance, run.calibration)
+    predictor = predictions.Predictor(network=run.network(shifted=False), cache=tmp_path / "cache")
+    skin = Labelled.whole(np.full((2, 224, 224, 3), 180, np.uint8), np.full(2, 2))
+    found = measuring.spoiled(predictor, fitted, skin)
+    assert found["black"] == {"noticed": 1.0, "malignant_low": None}
+
+
+@pytest.mark.slow
 def test_the_report_has_its_figures_and_numbers(evaluated: Path) -> None:
     report = evaluated / "report"
     images = re.findall(r'<img[^>]* src="([^"]+)"', (report / "index.html").read_text())
@@ -172,7 +184,8 @@ def test_the_report_has_its_figures_and_numbers(evaluated: Path) -> None:
 def test_other_data_is_measured_without_what_was_trained_on(evaluated: Path, photos: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(photos, tmp_path / "other"))
     draw(other / "bcc" / "new.png", label=0, seed=77)
-    command(cli.evaluate, evaluated, "--data", other, "--cache", tmp_path / "cache", "--other", "clinic")
+    said = command(cli.evaluate, evaluated, "--data", other, "--cache", tmp_path / "cache", "--other", "clinic")
+    assert "left out 27 of 37 photos: their lesions, bytes or file names trained or validated the run" in said
     assert FinishedRun(evaluated).summary["other"]["clinic"]["single"]["photos"] == 9 + 1
 
 

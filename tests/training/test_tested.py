@@ -1,6 +1,7 @@
 """Test photos are measured once."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from dermserve.models.training.conversion import pack
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.train.dataset import Data, prepare
@@ -126,6 +127,12 @@ def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
     assert len(frozen) == 1, "it takes seconds"
     with pytest.raises(RuntimeError, match="measured once, by evaluate_own"):
         prepare(tiny(), photos, cache=tmp_path / "cache").part(Part.TEST)
+    some = tmp_path / "some"
+    trained = next(name for name, photo in FinishedRun(folder).split.items() if photo.part is Part.TRAIN)
+    (some / trained).parent.mkdir(parents=True)
+    shutil.copy(photos / trained, some / trained)
+    with pytest.raises(DataError, match="some has no photo for validation and test in the run's split"):
+        evaluate.evaluate_own(FinishedRun(folder), photos, also=some, cache=cache)
     before = (folder / "run.json").read_text()
     with pytest.raises(RunError, match="measured with other thresholds"):
         evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, cache=cache)

@@ -26,7 +26,7 @@ from dermserve.models.lifecycle.errors import ExportError, LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import new_entry, open_store
 from dermserve.models.training.errors import RunError, TrainingError
-from dermserve.models.training.train.finished import TFLITE, FinishedRun, describe_tests
+from dermserve.models.training.train.finished import SUMMARY, TFLITE, FinishedRun, describe_tests
 from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.v1 import card_pb2
 
@@ -83,6 +83,14 @@ def run_content(folder: Path) -> Content:
     run = FinishedRun(folder)
     if run.experiment.teacher is not None:
         raise RunError(f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: use its student")
+    try:
+        return _run_content(run)
+    except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
+        what = f"{folder / SUMMARY} has not what this dermserve writes ({error!r})"
+        raise RunError(f"{what}: run `dermserve evaluate` again") from error
+
+
+def _run_content(run: FinishedRun) -> Content:
     calibration = run.calibration
     facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
     provenance = card_pb2.Provenance(
@@ -98,7 +106,7 @@ def run_content(folder: Path) -> Content:
         calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
         profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
         distance=run.distance,
-        tflite=tflite.read_bytes() if (tflite := folder / TFLITE).is_file() else None,
+        tflite=tflite.read_bytes() if (tflite := run.folder / TFLITE).is_file() else None,
     )
 
 

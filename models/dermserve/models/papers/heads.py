@@ -73,21 +73,22 @@ def run_grid(
     samples = judged.photos.samples
     whole = checkpoint.fingerprint(experiment, dict.fromkeys(samples, Part.TRAIN), None)
     mine = {key: whole[key] for key in ("experiment", "photos")}  # each cell has a split of its own
-    checkpoint.claim(table.parent, {**mine, "features": hashlib.sha256(judged.features.tobytes()).hexdigest()})
+    mine["features"] = hashlib.sha256(judged.features.tobytes()).hexdigest()
     cells: list[Cell] = []
-    if table.is_file():
-        with table.open(newline="", encoding="utf-8") as file:
-            cells = [Cell(*map(json.loads, row)) for row in itertools.islice(csv.reader(file), 1, None)]
-    done = {cell[:3] for cell in cells}
-    for share, dropout, batch in (setting for setting in grid if setting not in done):
-        shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
-        parts = split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
-        require_parts(parts, SPECS[experiment.model].codes, **shares)
-        accuracy, balanced, minutes = _train_head(experiment, judged, parts, dropout, batch)
-        cells.append(Cell(share, dropout, batch, accuracy, balanced, minutes))
-        write_table(cells, table)
-        scores = f"accuracy {accuracy:.4f}, balanced {balanced:.4f}"
-        say(f"{share:.0%} training, dropout {dropout}, batch {batch}: {scores}, {minutes:.1f} min")
+    with checkpoint.claimed(table.parent, mine):
+        if table.is_file():
+            with table.open(newline="", encoding="utf-8") as file:
+                cells = [Cell(*map(json.loads, row)) for row in itertools.islice(csv.reader(file), 1, None)]
+        done = {cell[:3] for cell in cells}
+        for share, dropout, batch in (setting for setting in grid if setting not in done):
+            shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
+            parts = split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
+            require_parts(parts, SPECS[experiment.model].codes, **shares)
+            accuracy, balanced, minutes = _train_head(experiment, judged, parts, dropout, batch)
+            cells.append(Cell(share, dropout, batch, accuracy, balanced, minutes))
+            write_table(cells, table)
+            scores = f"accuracy {accuracy:.4f}, balanced {balanced:.4f}"
+            say(f"{share:.0%} training, dropout {dropout}, batch {batch}: {scores}, {minutes:.1f} min")
     return cells
 
 

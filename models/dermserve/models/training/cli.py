@@ -37,7 +37,7 @@ def error_messages() -> Iterator[None]:
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:
-        click.echo("interrupted: the same command continues after the last epoch", err=True)
+        click.echo("interrupted: the same command continues, a training after its last whole epoch", err=True)
         raise click.Abort from None
 
 

@@ -22,6 +22,7 @@ from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
 
@@ -48,6 +49,8 @@ def evaluate_own(
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
     sets = [photos] if also is None else [photos, read_also(photos, also, SPECS[run.model], cache=cache)]
+    if lacking := [part.value for part in Part if part not in sets[-1].parts.values()]:
+        raise DataError(f"{also} has no photo for {' and '.join(lacking)} in the run's split: leave --also out")
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
 
     def predict_part(part: Part, *, claimed: bool = False) -> list[PartPredictions]:
@@ -96,7 +99,10 @@ def evaluate_own(
 def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> dict[str, Any]:
     """Measure a calibrated run on data without the lesions that it was trained or validated on; also into run.json."""
     spec = SPECS[run.model]
-    samples = [sample for sample in read_samples(data, spec.codes) if run.unseen(sample)]
+    found = read_samples(data, spec.codes)
+    samples = [sample for sample in found if run.unseen(sample)]
+    if used := len(found) - len(samples):
+        say(f"left out {used} of {len(found)} photos: their lesions, bytes or file names trained or validated the run")
     if not samples:
         raise DataError(f"the run was trained or validated on every lesion in {data}: pass photos of others")
     photos = Labelled.whole(load_pixels(samples, folder=cache, side=spec.input_side), samples=samples)

@@ -96,7 +96,7 @@ def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str,
     for kind in (*SPOILED, *HARD):
         images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
         flags = predict.quality_flags(Labelled.whole(images).measures, fitted.calibration["quality"])
-        low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind)).low
+        low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind)).low if ill.any() else ill[:0]
         found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
 

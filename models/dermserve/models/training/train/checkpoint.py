@@ -3,12 +3,14 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import portalocker
 from numpy.typing import NDArray
 
 from dermserve.models.durable import replacing
@@ -60,14 +62,21 @@ def fingerprint(
     }
 
 
-def claim(folder: Path, mine: Fingerprint) -> None:
-    """Make a run's folder. Raises RunError, before anything is written: it holds another training."""
+@contextmanager
+def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
+    """Make a run's folder, and hold it. Raises RunError, before anything is written: another training has it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FINGERPRINT
     if path.is_file():
         _require_same(path, errors.read_json(path), mine)
     load(folder, mine)
-    errors.write_json(path, dict(mine))
+    if not path.is_file():
+        errors.write_json(path, dict(mine))
+    try:
+        with portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True):
+            yield
+    except portalocker.LockException as error:
+        raise errors.RunError(f"{folder} is in use by another training: wait for it, or pass another --out") from error
 
 
 def save(folder: Path, mine: Fingerprint, state: State) -> None:

@@ -131,6 +131,8 @@ def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, kno
         parts = {sample: by_stem[sample.path.stem] for sample in samples if sample.path.stem in by_stem}
     else:
         parts = splits.split(samples, protocol=splits.Protocol.LESION, validation=0.15, test=0.15, seed=0)
+    if lacking := [part.value for part in Part if part not in parts.values()]:
+        raise DataError(f"{directory} has too few lesions that {model} does not know, none for {' and '.join(lacking)}")
     chosen = list[Sample]()
     for part in Part:
         those = [sample for sample in parts if parts[sample] is part]

@@ -128,9 +128,9 @@ def load_experiment(source: str | Path) -> Experiment:
             raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {known}")
         path = _FOLDER.joinpath(f"{source}.toml")
     try:
-        return parse_experiment(path.read_text(encoding="utf-8"), name=path.stem)
-    except OSError as error:
-        raise ExperimentError(f"{path} can't be read: {error.strerror}") from error
+        return parse_experiment(path.read_text(encoding="utf-8-sig"), name=path.stem)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{path} can't be read: {error}") from error
 
 
 def parse_experiment(text: str, *, name: str) -> Experiment:

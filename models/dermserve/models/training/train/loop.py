@@ -19,7 +19,7 @@ from scipy.special import log_softmax
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
-from dermserve.models.training.errors import DivergedError
+from dermserve.models.training.errors import DivergedError, RunError
 from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
@@ -114,8 +114,11 @@ class _StageRun:
         # Everything that changes in training, the random states of dropout included.
         self._variables = [*network.variables, *self._optimizer.variables, *self._averages]
         if state.variables:
-            for variable, value in zip(self._variables, state.variables, strict=True):
-                variable.assign(value)
+            try:
+                for variable, value in zip(self._variables, state.variables, strict=True):
+                    variable.assign(value)
+            except ValueError as error:
+                raise RunError(f"the checkpoint is of other code ({error}): train into another --out") from error
             state.variables = []
 
     @property

@@ -18,7 +18,7 @@ from dermserve.models.training.train.dataset import OTHERS, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
-from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
+from dermserve.models.training.train.network import copy_back, estimate_batch_norm, select_trainable, training_copy
 
 _STATISTICS_PHOTOS = 512
 
@@ -38,6 +38,64 @@ def run_training(
 
     `backbone` is a file, "imagenet" or None (random); `stated` what `read_provenance` returns.
     """
+    _refuse(experiment, data, folder, teachers, others)
+    begin, taught_by = backbone if start is None else start.weights, [teacher.weights for teacher in teachers]
+    fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
+    keras.utils.set_random_seed(experiment.seed)
+    network = build_network(experiment, backbone) if start is None else start.network(shifted=False)
+    training = data.part(Part.TRAIN)
+    some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
+    if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
+        estimate_batch_norm(network, np.asarray(some.images[some.rows]))
+    copy = training_copy(network, folded=folded, precision=precision)
+    for stage in experiment.stages:  # all of them: the last one may be hours away
+        select_trainable(copy, stage.trainable, batch_norm=stage.batch_norm)
+    with checkpoint.claimed(folder, fingerprint):
+        write_json(folder / EXPERIMENT, asdict(experiment))
+        write_split(folder / SPLIT, data.own)
+        if others is not None:
+            write_split(folder / OTHERS, others.own)
+        history = train(
+            copy,
+            experiment,
+            training=training,
+            validation=data.part(Part.VALIDATION),
+            folder=folder,
+            fingerprint=fingerprint,
+            teachers=[
+                training_copy(each.network(shifted=False), folded=True, precision=precision) for each in teachers
+            ],
+            others=None if others is None else others.part(Part.TRAIN),
+        )
+        copy_back(copy, network)
+        if folded:
+            estimate_batch_norm(network, np.asarray(some.images[some.rows]))
+        write_json(folder / HISTORY, history)
+        begun = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
+        begun = f"weights of the run {_name(start)}" if start else f"{begun} (seed {experiment.seed})"
+        codes = SPECS[experiment.model].codes
+        photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
+        summary = {
+            "model": experiment.model,
+            **stated,
+            "experiment": experiment.name,
+            "initialization": "; distilled from ".join([begun, *map(_name, teachers)]),
+            "photos": {part.value: count_classes(samples, codes) for part, samples in photos.items()},
+            "training_minutes": round(sum(epoch["seconds"] for epoch in history) / 60, 1),
+        }
+        if start is not None and "tested" in start.summary:
+            summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
+        write_json(folder / SUMMARY, summary)
+        with replacing(folder / WEIGHTS) as partial:
+            network.save_weights(partial)
+        for file in folder.glob("partial-*"):
+            file.unlink()  # of a process that was killed
+
+
+def _refuse(
+    experiment: Experiment, data: Data, folder: Path, teachers: Sequence[FinishedRun], others: Data | None
+) -> None:
+    """Raise RunError or ExperimentError for what does not fit, before anything is written."""
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
     if experiment.distillation is not None and not teachers:
@@ -47,53 +105,6 @@ def run_training(
         raise ExperimentError(f"{experiment.name} {wrong} HAM10000 with --others")
     for teacher in teachers:
         _require_teacher(teacher, experiment, data)
-    begin, taught_by = backbone if start is None else start.weights, [teacher.weights for teacher in teachers]
-    fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
-    checkpoint.claim(folder, fingerprint)
-    keras.utils.set_random_seed(experiment.seed)
-    network = build_network(experiment, backbone) if start is None else start.network(shifted=False)
-    training = data.part(Part.TRAIN)
-    some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
-    if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
-        estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-    copy = training_copy(network, folded=folded, precision=precision)
-    write_json(folder / EXPERIMENT, asdict(experiment))
-    write_split(folder / SPLIT, data.own)
-    if others is not None:
-        write_split(folder / OTHERS, others.own)
-    history = train(
-        copy,
-        experiment,
-        training=training,
-        validation=data.part(Part.VALIDATION),
-        folder=folder,
-        fingerprint=fingerprint,
-        teachers=[training_copy(each.network(shifted=False), folded=True, precision=precision) for each in teachers],
-        others=None if others is None else others.part(Part.TRAIN),
-    )
-    copy_back(copy, network)
-    if folded:
-        estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-    write_json(folder / HISTORY, history)
-    begun = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
-    begun = f"weights of the run {_name(start)}" if start else f"{begun} (seed {experiment.seed})"
-    codes = SPECS[experiment.model].codes
-    photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
-    summary = {
-        "model": experiment.model,
-        **stated,
-        "experiment": experiment.name,
-        "initialization": "; distilled from ".join([begun, *map(_name, teachers)]),
-        "photos": {part.value: count_classes(samples, codes) for part, samples in photos.items()},
-        "training_minutes": round(sum(epoch["seconds"] for epoch in history) / 60, 1),
-    }
-    if start is not None and "tested" in start.summary:
-        summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
-    write_json(folder / SUMMARY, summary)
-    with replacing(folder / WEIGHTS) as partial:
-        network.save_weights(partial)
-    for file in folder.glob("partial-*"):
-        file.unlink()  # of a process that was killed
 
 
 def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -> None:
