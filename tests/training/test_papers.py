@@ -86,6 +86,14 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
 
 
+@pytest.mark.parametrize("text", ["training_share;dropout\n0,7;0,4\n", "a\n0.7,0.4\n", 'a\n"0.7'])
+def test_a_table_of_the_grid_that_something_else_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    table, features = tmp_path / "table.csv", features_of(VALUES)
+    table.write_text(text)
+    with pytest.raises(RunError, match=r"table\.csv is damaged .*: remove it to begin again"):
+        heads.run_grid(SEVEN, features, table, grid=())
+
+
 def test_no_test_photo_is_looked_at(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment, looked = tiny("", EXPERIMENT), list[Predictions]()
     data = prepare(experiment, photos, cache=tmp_path / "cache")

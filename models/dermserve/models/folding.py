@@ -76,13 +76,9 @@ def _padded(network: keras.Model) -> dict[str, str]:
 
 def _same_padding(sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Any, ...]:
     """Return the zeros that "same" adds before and after each side (https://www.tensorflow.org/api_docs/python/tf/nn)."""
-    found = []
-    for size, extent, stride in zip(sizes, kernel, strides, strict=True):
-        if size is None:  # of a training copy, for any size
-            return ()
-        whole = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        found.append((whole // 2, whole - whole // 2))
-    return tuple(found)
+    triples = zip(sizes, kernel, strides, strict=True)
+    whole = [max((-(-size // stride) - 1) * stride + extent - size, 0) for size, extent, stride in triples]
+    return tuple((each // 2, each - each // 2) for each in whole)
 
 
 def _hard_swish(values: Any) -> Any:

@@ -77,8 +77,11 @@ def run_grid(
     cells: list[Cell] = []
     with checkpoint.claimed(table.parent, mine):
         if table.is_file():
-            with table.open(newline="", encoding="utf-8") as file:
-                cells = [Cell(*map(json.loads, row)) for row in itertools.islice(csv.reader(file), 1, None)]
+            try:
+                rows = [*csv.reader(table.read_text("utf-8").splitlines())][1:]
+                cells = [Cell(*map(json.loads, row)) for row in rows]
+            except (TypeError, ValueError, csv.Error) as error:
+                raise RunError(f"{table} is damaged ({error}): remove it to begin again") from error
         done = {cell[:3] for cell in cells}
         for share, dropout, batch in (setting for setting in grid if setting not in done):
             shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}

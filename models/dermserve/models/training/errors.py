@@ -3,8 +3,7 @@
 TrainingError
 ├── DataError        photos on disk that can't be trained on
 ├── ExperimentError  an experiment file that can't be run
-├── RunError         a run folder that is not what the command needs
-└── DivergedError    a training whose loss is not finite
+└── RunError         a run folder that is not what the command needs
 """
 
 import hashlib
@@ -37,10 +36,6 @@ class ExperimentError(TrainingError):
     """An experiment file that can't be run: an unknown key, a value out of range."""
 
     exit_code = 2
-
-
-class DivergedError(TrainingError):
-    """A training whose loss is not finite; more epochs would not help."""
 
 
 class RunError(TrainingError):

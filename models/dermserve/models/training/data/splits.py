@@ -93,20 +93,17 @@ def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str
 
 def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
     """Join photos with common lesions, as the data set names them, or equal files, under the first lesion's name."""
-    from scipy.sparse import coo_array  # in the extra `train`, which an export does not need
-    from scipy.sparse.csgraph import connected_components
+    from scipy.cluster.hierarchy import DisjointSet  # in the extra `train`, which an export does not need
 
-    named = zip(samples, lesions, strict=True)
-    keys = [[*(("lesion", name) for name in own), ("bytes", sample.digest)] for sample, own in named]
-    numbers: dict[tuple[str, str], int] = {}
-    edges = [(item, len(keys) + numbers.setdefault(key, len(numbers))) for item, own in enumerate(keys) for key in own]
-    size = len(keys) + len(numbers)
-    rows, columns = np.asarray(edges, np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(size, size))
-    groups = connected_components(graph, directed=False)[1][: len(keys)].tolist()
-    names = {group: own[0] for group, own in reversed(list(zip(groups, lesions, strict=True))) if own}
-    pairs = zip(samples, groups, strict=True)
-    return [replace(sample, lesion=names.setdefault(group, sample.name)) for sample, group in pairs]
+    groups, names = DisjointSet(range(len(samples))), dict[Any, str]()
+    for item, (sample, own) in enumerate(zip(samples, lesions, strict=True)):
+        for key in (*(("lesion", name) for name in own), ("bytes", sample.digest)):
+            groups.add(key)
+            groups.merge(item, key)
+    for item, own in enumerate(lesions):
+        for name in own[:1]:
+            names.setdefault(groups[item], name)
+    return [replace(sample, lesion=names.setdefault(groups[item], sample.name)) for item, sample in enumerate(samples)]
 
 
 def refuse_contradictions(samples: Sequence[Sample], classes: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from scipy.special import log_softmax
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
-from dermserve.models.training.errors import DivergedError, RunError
+from dermserve.models.training.errors import RunError, TrainingError
 from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
@@ -55,7 +55,7 @@ def train(
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder; return all epochs.
 
     Teachers are training copies whose mean answer it learns beside the labels; `others` lesions that it shall not know.
-    Raises DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
+    Raises TrainingError: a loss is not finite; the checkpoint is that of the epoch before.
     """
     state = checkpoint.load(folder, fingerprint) or State(stage=0)
     for epoch in state.history:
@@ -201,7 +201,7 @@ class _StageRun:
             return loss
         advice = f"lower the stage's rate ({self._stage.rate:g}), raise its warmup, or take precision float32"
         what = f"the loss is {loss} in stage {self._stage.name}, {where}"
-        raise DivergedError(f"{what}: {advice}; then train into another --out")
+        raise TrainingError(f"{what}: {advice}; then train into another --out")
 
     def _train_step(
         self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor, clean: Tensor
