@@ -61,6 +61,7 @@ def test_a_full_disk_is_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     chosen = ["--model", "mobilenet_v3_small", "--random", "--store", str(tmp_path)]
     result = CliRunner().invoke(export, chosen)
     assert (result.exit_code, "mobilenet_v3_small: saved_model.pb; No space" in result.output) == (1, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:

@@ -39,8 +39,12 @@ def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"lacks experiment\.json"):
-        FinishedRun(tmp_path)
+    names = ("experiment.json", "split.csv", "run.json", "history.json", "weights.weights.h5")
+    for name in names:
+        with pytest.raises(RunError, match=f"lacks {re.escape(name)}"):  # history.json: of the report, after hours
+            FinishedRun(tmp_path)
+        (tmp_path / name).write_text("{}")
+    FinishedRun(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(
 
 @pytest.fixture
 def run(tmp_path: Path) -> FinishedRun:
-    for name in ("experiment.json", "run.json", "split.csv", "weights.npz"):
+    for name in ("experiment.json", "history.json", "run.json", "split.csv", "weights.npz"):
         (tmp_path / name).write_text("{}")
     return FinishedRun(tmp_path)
 

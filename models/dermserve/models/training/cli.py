@@ -35,7 +35,8 @@ def error_messages() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+        why = os.strerror(error.errno) if error.errno else error  # h5py's own text takes lines
+        raise click.ClickException(f"{error.filename or 'a file'}: {why}") from error
     except KeyboardInterrupt:
         click.echo("interrupted: the same command continues, a training after its last whole epoch", err=True)
         raise click.Abort from None

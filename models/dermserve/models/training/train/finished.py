@@ -38,7 +38,7 @@ class FinishedRun:
     folder: Path
 
     def __post_init__(self) -> None:
-        missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY) if not (self.folder / name).is_file()]
+        missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY, HISTORY) if not (self.folder / name).is_file()]
         if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
             what = missing[0] if missing else WEIGHTS
             raise RunError(f"{self.folder} lacks {what}: pass the folder of a run that `dermserve train` has finished")
