@@ -43,7 +43,7 @@ FOUND = {
 def test_the_verdicts_are_the_gateways(model: str, views: int) -> None:
     rng, classes = np.random.default_rng(views), SPECS[model].classes
     card = card_pb2.Card(
-        classes=[card_pb2.ClassInfo(**dataclasses.asdict(item)) for item in classes],
+        classes=classes,
         provenance=card_pb2.Provenance(training=card_pb2.TRAINING_TRAINED),
         calibration=json_format.ParseDict(FOUND, card_pb2.Calibration()),
     )

@@ -3,27 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class LesionClass:
-    """One class of a model."""
-
-    code: str  # short code, as in the data set
-    name: str  # full name
-    common_name: str  # name for people who are not physicians
-    malignant: bool  # cancer or its precursor
-
+from dermserve.v1.card_pb2 import ClassInfo
 
 _BOWEN = "actinic keratosis or intraepithelial carcinoma (Bowen's disease)"
-_AKIEC = LesionClass("akiec", _BOWEN, "sun damage that can become skin cancer", malignant=True)
-_BCC = LesionClass("bcc", "basal cell carcinoma", "a common skin cancer (basal cell)", malignant=True)
-_BKL = LesionClass("bkl", "benign keratosis-like lesion", "age spot or similar harmless growth", malignant=False)
-_DF = LesionClass("df", "dermatofibroma", "harmless firm skin nodule", malignant=False)
-_MEL = LesionClass("mel", "melanoma", "melanoma, a dangerous skin cancer", malignant=True)
-_NV = LesionClass("nv", "melanocytic nevus", "mole", malignant=False)
-_VASC = LesionClass("vasc", "vascular lesion", "blood vessel mark", malignant=False)
-_SCC = LesionClass("scc", "squamous cell carcinoma", "a skin cancer (squamous cell)", malignant=True)
-_NORMAL = LesionClass("normal", "normal skin", "normal skin", malignant=False)
+_AKIEC = ClassInfo(code="akiec", name=_BOWEN, common_name="sun damage that can become skin cancer", malignant=True)
+_BASAL = "a common skin cancer (basal cell)"
+_BCC = ClassInfo(code="bcc", name="basal cell carcinoma", common_name=_BASAL, malignant=True)
+_BKL = ClassInfo(code="bkl", name="benign keratosis-like lesion", common_name="age spot or similar harmless growth")
+_DF = ClassInfo(code="df", name="dermatofibroma", common_name="harmless firm skin nodule")
+_MEL = ClassInfo(code="mel", name="melanoma", common_name="melanoma, a dangerous skin cancer", malignant=True)
+_NV = ClassInfo(code="nv", name="melanocytic nevus", common_name="mole")
+_VASC = ClassInfo(code="vasc", name="vascular lesion", common_name="blood vessel mark")
+_SQUAMOUS = "a skin cancer (squamous cell)"
+_SCC = ClassInfo(code="scc", name="squamous cell carcinoma", common_name=_SQUAMOUS, malignant=True)
+_NORMAL = ClassInfo(code="normal", name="normal skin", common_name="normal skin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +24,7 @@ class Spec:
     """What is known of a model before it is built."""
 
     name: str  # model name, also in the store and on the wire
-    classes: tuple[LesionClass, ...]  # in the order of the outputs
+    classes: tuple[ClassInfo, ...]  # in the order of the outputs
     backbone_parameters: int  # parameters of the Keras application without its top
     parameters: int  # all parameters
     input_side: int = 224  # height and width of the input, in pixels

@@ -163,7 +163,7 @@ def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
     card = card_pb2.Card(
         schema_version=SCHEMA_VERSION,
         model=spec.name,
-        classes=[card_pb2.ClassInfo(**dataclasses.asdict(item)) for item in spec.classes],
+        classes=spec.classes,
         input=card_pb2.InputSpec(height=side, width=side, fit=card_pb2.FIT_CENTER_CROP),
         views=STANDARD_VIEWS,
         parameters=content.network.count_params(),

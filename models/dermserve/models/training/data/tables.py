@@ -5,9 +5,11 @@ import csv
 import io
 import posixpath
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,28 +27,6 @@ _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagn
 _HEADER = 65536  # characters that hold the header
 _BLANK = frozenset({"", "na", "n a", "nan", "none", "null", "unknown"})  # in words: "" is also "-" and "?"
 _WHOLE = re.compile(r"^(\d+)\.0$")  # what spreadsheets and pandas make of a number
-# Names of the classes in the ISIC archive, its challenges and copies of HAM10000, by HAM10000's codes.
-_NAMES: Mapping[str, Sequence[str]] = {
-        "akiec": (
-            "ak", "actinic keratosis", "actinic keratoses", "solar or actinic keratosis",
-            "squamous cell carcinoma in situ", "bowen's disease",
-        ),
-        "bcc": ("basal cell carcinoma",),
-        "bkl": (
-            "benign keratosis", "benign keratosis-like lesion", "benign keratosis-like lesions",
-            "pigmented benign keratosis", "seborrheic keratosis", "seborrheic keratoses", "solar lentigo",
-            "lichen planus like keratosis", "lichenoid keratosis",
-        ),
-        "df": ("dermatofibroma",),
-        "mel": ("melanoma", "melanoma in situ", "melanoma invasive", "melanoma, nos"),
-        "nv": ("nevus", "nevi", "naevus", "melanocytic nevus", "melanocytic nevi"),
-        "vasc": (
-            "vascular lesion", "vascular lesions", "angioma", "hemangioma", "angiokeratoma", "pyogenic granuloma",
-            "benign soft tissue proliferations - vascular",
-        ),
-        "scc": ("squamous cell carcinoma", "squamous cell carcinoma, nos", "squamous cell carcinoma, invasive"),
-        "normal": ("normal skin", "healthy", "healthy skin"),
-}  # fmt: skip
 _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 _Cells: TypeAlias = Mapping[str, str]
 
@@ -77,6 +57,7 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
+_NAMES = tomllib.loads(resources.files(__package__).joinpath("names.toml").read_text(encoding="utf-8"))
 _CODES = {_words(name): code for code, names in _NAMES.items() for name in names}
 
 
