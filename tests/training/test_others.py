@@ -73,6 +73,16 @@ def test_a_continued_run_trains_on_the_other_lesions_that_do_not_measure_the_sco
     assert (tmp_path / "out" / OTHERS).read_bytes() == (run.folder / OTHERS).read_bytes()
 
 
+def test_a_recorded_split_is_kept_where_equal_names_lie_in_several_folders(tmp_path: Path) -> None:
+    for label, code in enumerate(("mel", "nv", "bkl")):
+        for index in range(8):
+            draw(tmp_path / "photos" / code / f"{index}.png", label=label, seed=1000 * label + index, side=40)
+    where = {"recorded": tmp_path / OTHERS, "cache": tmp_path / "cache", "known": ()}
+    drawn = read_others("mobilenet_v3_small", tmp_path / "photos", **where)
+    write_split(tmp_path / OTHERS, drawn.own)
+    assert read_others("mobilenet_v3_small", tmp_path / "photos", **where).parts == drawn.parts
+
+
 def test_a_folder_without_enough_other_lesions_is_refused(photos: Path, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "mel" / "a.png", label=0, seed=1)
     for folder in (photos, tmp_path / "few"):

@@ -127,8 +127,10 @@ def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, kno
     found = read_samples(directory, CODES)
     samples = [sample for sample in found if CODES[sample.label] not in spec.codes and sample.lesion not in lesions]
     if recorded.is_file():
-        by_stem = {Path(name).stem: each.part for name, each in splits.read_split(recorded).items()}
-        parts = {sample: by_stem[sample.path.stem] for sample in samples if sample.path.stem in by_stem}
+        by_name = {name: each.part for name, each in splits.read_split(recorded).items()}
+        by_stem = {Path(name).stem: part for name, part in by_name.items()}  # the photos may lie in other folders today
+        known_parts = ((each, by_name.get(each.name) or by_stem.get(each.path.stem)) for each in samples)
+        parts = {sample: part for sample, part in known_parts if part}
     else:
         parts = splits.split(samples, protocol=splits.Protocol.LESION, validation=0.15, test=0.15, seed=0)
     if lacking := [part.value for part in Part if part not in parts.values()]:
