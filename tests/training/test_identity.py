@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import click
 import keras
 import numpy as np
+import portalocker
 import pytest
 from click.testing import CliRunner
 
@@ -161,6 +162,18 @@ def test_a_folder_in_which_another_training_is_at_work_is_refused(
     instead_of_training(monkeypatch, begin_again)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
     assert met == ["one", "refused"]
+
+
+def test_a_file_system_without_locks_is_trained_into(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise portalocker.LockException("Operation not supported")
+
+    monkeypatch.setattr(portalocker.Lock, "acquire", fail)
+    instead_of_training(monkeypatch)
+    start(tiny(text=PLAIN), photos, tmp_path / "out")
+    assert FinishedRun(tmp_path / "out").model == "mobilenet_v3_small"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,11 +72,15 @@ def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
     load(folder, mine)
     if not path.is_file():
         errors.write_json(path, dict(mine))
-    try:
-        with portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True):
-            yield
-    except portalocker.LockException as error:
-        raise errors.RunError(f"{folder} is in use by another training: wait for it, or pass another --out") from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True))
+        except portalocker.AlreadyLocked as error:
+            what = f"{folder} is in use by another training"
+            raise errors.RunError(f"{what}: wait for it, or pass another --out") from error
+        except portalocker.LockException:
+            pass  # a file system without locks
+        yield
 
 
 def save(folder: Path, mine: Fingerprint, state: State) -> None:
