@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from dermserve.models.lifecycle import moves, rollout
-from dermserve.models.lifecycle.errors import RefusedError, ServerError, StoreError
+from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import entries
 from tests.lifecycle.fake_servers import FakeServer, KilledError, SteppedStore, Steps
@@ -150,7 +150,7 @@ def test_what_a_killed_command_left_is_settled_only_by_one_with_the_same_list_of
     with pytest.raises(KilledError):
         moves.canary(ours, "m", 2, share=0.05)
     ours.store.steps = Steps()
-    with pytest.raises(RefusedError, match="run one with the ConfigMap derm" if led else "run one without"):
+    with pytest.raises(LifecycleError, match="run one with the ConfigMap derm" if led else "run one without"):
         moves.promote(other, "m", 2)
     assert rollout.pending(desk.store) is not None
     moves.retire(ours, "m", keep=9)

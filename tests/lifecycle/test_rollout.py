@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 import pytest
 
 from dermserve.models.lifecycle import moves, rollout
-from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, RefusedError, ServerError, StoreError
+from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import entries, new_entry
 from tests.lifecycle.fake_servers import Fleet, KilledError, SteppedStore, Steps, fake_desk
@@ -182,7 +182,7 @@ def test_a_rollback_is_not_undone_by_the_next_rollback(fleet: Fleet) -> None:
     _promote(fleet.desk)
     assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
     assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 4  # before 1 was promoted
-    with pytest.raises(RefusedError, match="no stable version of m before 4 is known"):
+    with pytest.raises(LifecycleError, match="no stable version of m before 4 is known"):
         moves.rollback(fleet.desk, "m")
 
 
@@ -212,9 +212,9 @@ def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:
 
     def check() -> None:
         assert [server.loaded for server in fleet.servers] == [{1, 2, 3}] * 2
-        raise RefusedError("not good enough")
+        raise LifecycleError("not good enough")
 
-    with pytest.raises(RefusedError):
+    with pytest.raises(LifecycleError):
         rollout.change(fleet.desk, intent, check=check)
     assert fleet.state() == before
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dermserve.models.lifecycle.errors import ConfigError
+from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.server_config import ServerConfig
 
 TEXT = """
@@ -44,10 +44,10 @@ def test_without_pins_the_server_follows_the_newest() -> None:
     ],
 )
 def test_what_is_no_list_of_models_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(StoreError, match=words):
         ServerConfig.parse(text, where="here")
 
 
 def test_a_model_that_is_not_listed_is_named_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="has no c: it has a, b"):
+    with pytest.raises(StoreError, match="has no c: it has a, b"):
         ServerConfig.parse(TEXT).labels("c")

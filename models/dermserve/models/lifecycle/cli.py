@@ -11,7 +11,7 @@ import click
 from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle import options as opts
-from dermserve.models.lifecycle.errors import ConfigError, GateError, LifecycleError, StoreError
+from dermserve.models.lifecycle.errors import GateError, LifecycleError, StoreError
 from dermserve.models.lifecycle.gate import Check, Requirement, verify_answers, verify_files
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.rollout import Intent, Served, pending
@@ -76,7 +76,7 @@ def status(desk: Desk, name: str | None) -> None:
     config = desk.read_config(needed=False)
     names = [name] if name else config.models or desk.store.models()
     if not names:
-        raise ConfigError(f"{desk.store.base} has no model, and no models.config lists one: name a model")
+        raise StoreError(f"{desk.store.base} has no model, and no models.config lists one: name a model")
     rows = [_live_row(server, one, config) for one in names for server in desk.servers]
     if (intent := pending(desk.store)) is not None:
         click.echo(f"half done, the next command undoes it: {intent}", err=True)

@@ -4,7 +4,7 @@ import click
 
 
 class LifecycleError(click.ClickException):
-    """Base class. Each message says what is wrong and what to do."""
+    """Base class, and a change that is refused. Each message says what is wrong and what to do."""
 
 
 class ExportError(LifecycleError):
@@ -12,19 +12,11 @@ class ExportError(LifecycleError):
 
 
 class StoreError(LifecycleError):
-    """The store can't be used, or does not have what was requested."""
+    """The store or its models.config can't be used, or does not have what was requested."""
 
 
 class SignatureError(StoreError):
     """A version differs from what was signed, or a key can't be used."""
-
-
-class ConfigError(LifecycleError):
-    """models.config is missing or not valid."""
-
-
-class RefusedError(LifecycleError):
-    """The change would break something; nothing was changed."""
 
 
 class GateError(LifecycleError):

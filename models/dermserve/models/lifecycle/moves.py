@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dermserve.models.lifecycle.errors import RefusedError, StoreError
+from dermserve.models.lifecycle.errors import LifecycleError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
 from dermserve.models.lifecycle.manifest import MANIFEST, check_folder
 from dermserve.models.lifecycle.rollout import Intent, Served, change, recover
@@ -33,10 +33,10 @@ def rollback(desk: Desk, model: str) -> Intent:
     with _changing(desk):
         current = desk.read_config().labels(model).get(STABLE)
         if current is None:
-            raise RefusedError(f"{model} has no stable version to roll back from: promote one first")
+            raise LifecycleError(f"{model} has no stable version to roll back from: promote one first")
         target = _former_stable(desk.store, model, current)
         if target is None:
-            raise RefusedError(f"no stable version of {model} before {current} is known: promote one")
+            raise LifecycleError(f"no stable version of {model} before {current} is known: promote one")
         known_version(desk.store, model, target)
         return _make_stable(desk, "rollback", model, target)
 
@@ -46,9 +46,9 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float) -> Inte
     with _changing(desk):
         target, before = known_version(desk.store, model, version), _served(desk, model)
         if STABLE not in before.labels:
-            raise RefusedError(f"{model} has no stable version for the other callers: promote one first")
+            raise LifecycleError(f"{model} has no stable version for the other callers: promote one first")
         if before.labels[STABLE] == target:
-            raise RefusedError(f"version {target} of {model} is the stable one already")
+            raise LifecycleError(f"version {target} of {model} is the stable one already")
         return _move(desk, "canary", model, before, {**before.labels, CANARY: target}, share, target)
 
 
@@ -57,7 +57,7 @@ def end_canary(desk: Desk, model: str) -> Intent:
     with _changing(desk):
         before = _served(desk, model)
         if CANARY not in before.labels:
-            raise RefusedError(f"{model} has no canary")
+            raise LifecycleError(f"{model} has no canary")
         labels = {name: one for name, one in before.labels.items() if name != CANARY}
         return _move(desk, "canary", model, before, labels, 0.0, None)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from dermserve.models.lifecycle.errors import LifecycleError, RefusedError, ServerError, StoreError
+from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
@@ -87,7 +87,7 @@ def recover(desk: Desk) -> None:
     config_map = intent.entry.get("config_map")
     if config_map != (desk.config_map and desk.config_map.base):
         how = f"with the {config_map}" if config_map else "without a ConfigMap"
-        raise RefusedError(f"half done: {intent}; a command must undo it first, run one {how}")
+        raise LifecycleError(f"half done: {intent}; a command must undo it first, run one {how}")
     desk.available(intent.model)
     if left := _undo(desk, intent):
         raise left[0]

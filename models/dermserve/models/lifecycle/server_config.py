@@ -9,7 +9,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 
-from dermserve.models.lifecycle.errors import ConfigError, StoreError
+from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
@@ -27,14 +27,14 @@ class ServerConfig:
 
     @classmethod
     def parse(cls, text: str, *, where: str = CONFIG) -> "ServerConfig":
-        """Read the file's text. Raises ConfigError: it is not valid."""
+        """Read the file's text. Raises StoreError: it is not valid."""
         config = management_pb2.ModelServerConfig()
         try:
             text_format.Parse(text, config)
         except text_format.ParseError as error:
-            raise ConfigError(f"{where} can't be understood: {error}") from error
+            raise StoreError(f"{where} can't be understood: {error}") from error
         if config.HasField("custom_model_config"):
-            raise ConfigError(f"{where} has a custom_model_config, not a model_config_list")
+            raise StoreError(f"{where} has a custom_model_config, not a model_config_list")
         return cls(config.model_config_list.config)
 
     def render(self) -> str:
@@ -100,7 +100,7 @@ class ServerConfig:
 
     def _entry(self, model: str) -> management_pb2.ModelConfig:
         if model not in self._models:
-            raise ConfigError(f"the list of models has no {model}: it has {', '.join(self._models) or 'none'}")
+            raise StoreError(f"the list of models has no {model}: it has {', '.join(self._models) or 'none'}")
         return self._models[model]
 
 
@@ -160,11 +160,11 @@ class Desk:
         return set[int]().union(*(server.available(model) for server in self.servers))
 
     def read_config(self, *, needed: bool = True) -> ServerConfig:
-        """Read models.config; a store may lack it, unless `needed`. Raises ConfigError: it is absent, or not valid."""
+        """Read models.config; a store may lack it, unless `needed`. Raises StoreError: it is absent, or not valid."""
         text, called = self.place.read_text(CONFIG), f"{self.place.base}/{CONFIG}"
         if text is None and (needed or self.config_map):
             how = "`dermserve up` writes it; for a TensorFlow Serving of yours write it as docs/versions.md shows"
-            raise ConfigError(f"there is no {called}: {how}")
+            raise StoreError(f"there is no {called}: {how}")
         return ServerConfig.parse(text or "", where=called)
 
     def write_config(self, config: ServerConfig) -> None:
@@ -179,7 +179,7 @@ class Desk:
         try:
             return {str(model): float(share) for model, share in tomllib.loads(text)["canary_shares"].items()}
         except Exception as error:  # whatever the file has in it
-            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error!r}") from error
+            raise StoreError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error!r}") from error
 
     def write_share(self, model: str, share: float) -> None:
         """Write a model's share; the file lists only models with a share."""

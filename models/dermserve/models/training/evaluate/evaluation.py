@@ -17,7 +17,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, write_split
-from dermserve.models.training.errors import DataError, RunError, read_json, write_json
+from dermserve.models.training.errors import DataError, RunError, read_json
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
@@ -29,9 +29,6 @@ from dermserve.models.training.train.finished import DISTANCE, HISTORY, Finished
 mpl.use("Agg")  # no window, and no display needed
 
 _BINS = 10
-_NUMBERS = (
-    "model", "experiment", "initialization", "photos", "training_minutes", "calibration", "metrics", "packed"
-)  # fmt: skip
 
 
 def evaluate_own(
@@ -122,21 +119,17 @@ def _write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, pa
         axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
         axes.set(xlabel="share answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1))
     _draw_history(folder, run)
-    numbers = {key: run.summary[key] for key in _NUMBERS if key in run.summary}
-    numbers["protocol"] = run.experiment.protocol.value
-    if paper is not None:
-        numbers["paper"] = paper["test"]
-    write_json(folder / "report.json", numbers)
     template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     made = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
-    page = made.render(numbers=numbers, title=f"{run.model}: {run.experiment.name}")
+    beside = {"split_by": run.experiment.protocol.value, "paper": paper and paper["test"]}
+    page = made.render(numbers=run.summary, title=f"{run.model}: {run.experiment.name}", **beside)
     (folder / "index.html").write_text(page, "utf-8")
 
 
 @contextmanager
-def _axes(path: Path) -> Iterator[Any]:
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
-    yield figure.subplots()
+def _axes(path: Path, count: int = 1) -> Iterator[Any]:
+    figure = Figure(figsize=(6 * count, 5.2), layout="constrained")
+    yield figure.subplots(1, count)
     figure.savefig(path, dpi=110)
 
 
@@ -178,17 +171,14 @@ def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
 
 
 def _draw_history(folder: Path, run: FinishedRun) -> None:
-    figure, history = Figure(figsize=(10, 4.2), layout="constrained"), read_json(run.folder / HISTORY)
+    history = read_json(run.folder / HISTORY)
     epochs = range(1, len(history) + 1)
-    panels = {
-        "loss": ("loss", "validation_loss"),
-        "accuracy": ("accuracy", "validation_accuracy", "validation_balanced_accuracy"),
-    }
-    for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for name in names:
-            axes.plot(epochs, [epoch[name] for epoch in history], ".-", label=name.replace("_", " "))
-        for start in (index for index in epochs if history[index - 1]["epoch"] == 1):
-            axes.axvline(start, color="lightgray", zorder=0)
-        axes.set(xlabel="epoch", title=title)
-        axes.legend()
-    figure.savefig(folder / "curves.png", dpi=110)
+    loss, accuracy = ("loss", "validation_loss"), ("accuracy", "validation_accuracy", "validation_balanced_accuracy")
+    with _axes(folder / "curves.png", 2) as panels:
+        for axes, names in zip(panels, (loss, accuracy), strict=True):
+            for name in names:
+                axes.plot(epochs, [epoch[name] for epoch in history], ".-", label=name.replace("_", " "))
+            for start in (index for index in epochs if history[index - 1]["epoch"] == 1):
+                axes.axvline(start, color="lightgray", zorder=0)
+            axes.set(xlabel="epoch", title=names[0])
+            axes.legend()
