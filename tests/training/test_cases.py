@@ -353,6 +353,13 @@ def test_labels_csv_is_known_in_any_case(tmp_path: Path) -> None:
     assert [sample.split for sample in read_samples(tmp_path, CLASSES)] == ["test"]
 
 
+@pytest.mark.parametrize("folder", ["$RECYCLE.BIN", "System Volume Information", "lost+found", ".Trash-1000"])
+def test_folders_of_the_system_at_the_top_of_a_disk_are_left_out(tmp_path: Path, folder: str) -> None:
+    photo(tmp_path / folder / "bcc" / "deleted.png")
+    photo(tmp_path / "bcc" / "a.png")
+    assert [sample.name for sample in read_samples(tmp_path, CLASSES)] == ["bcc/a.png"]
+
+
 def test_a_folder_that_cant_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo(tmp_path / "bcc" / "a.png")
     listed = os.scandir

@@ -27,6 +27,8 @@ from dermserve.models.training.terminal import say
 _PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
 _TABLES = frozenset({".csv", ".tab", ".tsv"})
+# Folders of operating systems: copies, deleted photos, and what only root may read at the top of a disk.
+_SYSTEM = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 UNSTATED = {"data": "not stated", "license": "not stated"}
 _WORD = re.compile(r"[^a-z]+")
 
@@ -72,7 +74,7 @@ def _walk(directory: Path) -> tuple[list[str], list[str]]:
             continue
         seen.add(real)
         found["junk"] += [name for name in folders if name == "__MACOSX"]
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _SYSTEM)
         for path in (Path(base, name) for name in sorted(files)):
             found[_kind(path)].append(path.relative_to(directory).as_posix())
     if dangling := found["dangling"]:
