@@ -11,7 +11,7 @@ from dermserve.models import records
 from dermserve.models.export import SHIPPED
 from dermserve.models.records import pictures
 from dermserve.models.training import conversion
-from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
@@ -67,35 +67,35 @@ def strange(count: int) -> np.ndarray:
 
 
 def test_the_gate_rejects_the_share_it_is_fitted_to_and_what_is_strange() -> None:
-    distance = ood.fit_distance(*clusters(900), strangers=strange(50), rank=2)
+    distance = fit.fit_distance(*clusters(900), strangers=strange(50), rank=2)
     features, labels = clusters(1000)
-    threshold = ood.fit_max_score(ood.scores(distance, features), labels, false_rejections=0.01, of_class=0.05)
-    assert (ood.scores(distance, clusters(2000)[0]) > threshold).mean() == pytest.approx(0.01, abs=0.008)
-    assert (ood.scores(distance, strange(100)) > threshold).mean() > 0.99
+    threshold = fit.fit_max_score(fit.ood_scores(distance, features), labels, false_rejections=0.01, of_class=0.05)
+    assert (fit.ood_scores(distance, clusters(2000)[0]) > threshold).mean() == pytest.approx(0.01, abs=0.008)
+    assert (fit.ood_scores(distance, strange(100)) > threshold).mean() > 0.99
 
 
 def test_a_rare_class_that_lies_far_out_is_not_taken_for_strange() -> None:
     found = np.concatenate([np.linspace(0, 10, 980), np.linspace(50, 100, 20)]).astype(np.float32)
     labels = np.repeat([0, 1], [980, 20])
-    limit = ood.fit_max_score(found, labels, false_rejections=0.01, of_class=0.05)
+    limit = fit.fit_max_score(found, labels, false_rejections=0.01, of_class=0.05)
     assert (found[labels == 1] > limit).mean() <= 0.05
     assert limit > np.quantile(found, 0.99)
-    assert ood.fit_max_score(found / 1000, labels, false_rejections=0.01, of_class=0.05) == 1.0
+    assert fit.fit_max_score(found / 1000, labels, false_rejections=0.01, of_class=0.05) == 1.0
 
 
 def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
-    distance = ood.fit_distance(*clusters(900), strangers=strange(50), rank=2)
+    distance = fit.fit_distance(*clusters(900), strangers=strange(50), rank=2)
     features = clusters(30)[0]
-    np.testing.assert_allclose(ood.scores(distance, 7 * features), ood.scores(distance, features), rtol=1e-3)
+    np.testing.assert_allclose(fit.ood_scores(distance, 7 * features), fit.ood_scores(distance, features), rtol=1e-3)
 
 
 def test_a_distance_comes_back_from_its_file(tmp_path: Path) -> None:
     features, labels = clusters(900)
-    distance = ood.fit_distance(features, labels, strangers=strange(50), rank=4)
+    distance = fit.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")
     loaded = load_distance(tmp_path / "distance.npz")
     assert loaded.unit
-    np.testing.assert_allclose(ood.scores(loaded, features), ood.scores(distance, features), rtol=1e-6)
+    np.testing.assert_allclose(fit.ood_scores(loaded, features), fit.ood_scores(distance, features), rtol=1e-6)
 
 
 def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
@@ -124,7 +124,7 @@ def test_a_float16_model_answers_and_scores_as_the_shipped_network_does_within_i
     assert distance.scope is not None
     outputs = network(photos.astype(np.float32))
     features, logits = np.asarray(outputs["features"]), np.asarray(outputs["logits"])
-    limit = float(np.median(ood.scores(dataclasses.replace(distance, scope=None), features)))
+    limit = float(np.median(fit.ood_scores(dataclasses.replace(distance, scope=None), features)))
     distance = dataclasses.replace(distance, limit=limit)  # some are within it and some beyond
     model = conversion.convert(network, temperature=2, distance=distance)
     assert records.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
@@ -133,7 +133,7 @@ def test_a_float16_model_answers_and_scores_as_the_shipped_network_does_within_i
     found = [ask(photo) for photo in photos]
     probabilities = np.concatenate([one["probabilities"] for one in found])
     np.testing.assert_allclose(probabilities, softmax(logits / 2), atol=0.01)
-    scores, expected = np.concatenate([one["ood_score"] for one in found]), ood.scores(distance, features)
+    scores, expected = np.concatenate([one["ood_score"] for one in found]), fit.ood_scores(distance, features)
     assert expected.shape == scores.shape == (12,)
     # float16 rounds weights by 2⁻¹¹. The limits are near 1: far below, where the sure photos are, nothing is decided.
     np.testing.assert_allclose(np.sqrt(scores), np.sqrt(expected), rtol=0.03, atol=0.001)

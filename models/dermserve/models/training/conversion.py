@@ -23,8 +23,7 @@ from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
-from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.fitting import softmax
+from dermserve.models.training.evaluate.fitting import ood_scores, softmax
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
@@ -113,7 +112,7 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
     outputs = Predictor(network=network, cache=cache).predict(photos, "network")
-    expected, expected_scores = softmax(outputs.logits[:, 0] / temperature), ood.scores(distance, outputs.features)
+    expected, expected_scores = softmax(outputs.logits[:, 0] / temperature), ood_scores(distance, outputs.features)
     model = convert(network, temperature=temperature, distance=distance)
     ask, answers, times = runner(model), [], []
     for row in track(photos.rows.tolist(), "model.tflite"):

@@ -13,7 +13,7 @@ from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import fitting as fit
-from dermserve.models.training.evaluate import ood, predictions
+from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor
 from dermserve.models.training.train.dataset import Data, centre_crops, class_weights
@@ -71,7 +71,7 @@ class Fitted:
 
     def decide(self, judged: Predictions) -> predictions.Verdicts:
         """Return the verdicts of photos."""
-        scores, views = ood.scores(self.distance, judged.features), self.probabilities(judged)
+        scores, views = fit.ood_scores(self.distance, judged.features), self.probabilities(judged)
         return predictions.decide(views, scores, judged.photos.measures, self.malignant, self.calibration)
 
 
@@ -106,7 +106,7 @@ def calibrate(
         judged.photos.measures + data.part(Part.TRAIN).thinned(_FITTED_PHOTOS).measures
         for data, judged in zip(sets, looked, strict=True)
     ]
-    rejections = {"false_rejections": FALSE_REJECTIONS, "of_class": CLASS_REJECTIONS}
+    scored = [fit.ood_scores(distance, judged.features) for judged in looked]
     fitted.calibration.update(
         rule_out={"threshold": rule_out},
         rule_in={"threshold": rule_in},
@@ -117,7 +117,8 @@ def calibrate(
         adaptive_margin=first[1],
         adaptive_looks=[{"views": count, "margin": margin} for count, margin in later],
         max_ood_score=max(
-            ood.fit_max_score(ood.scores(distance, judged.features), judged.labels, **rejections) for judged in looked
+            fit.fit_max_score(scores, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
+            for scores, judged in zip(scored, looked, strict=True)
         ),
         quality=fit.fit_quality(good, share=BAD_QUALITY),
         method=_method(sets, held),
@@ -136,7 +137,7 @@ def _distance(predictor: Predictor, sets: Sequence[Data], outside: Data | None) 
         labels = np.append(labels, labels.max() + 1 + others.labels)
     drawn = draw_no_skin(predictor.network.inputs[0].shape[1], seed=0).items()
     strangers = np.concatenate([predictor.predict(Labelled.whole(pictures), kind).features for kind, pictures in drawn])
-    return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
+    return fit.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
 
 
 def _with_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Data) -> Fitted:
@@ -147,10 +148,10 @@ def _with_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Dat
     outliers = {"other lesions": whole, "other lesions, centres": crops}
     others = [predictor.predict(each, what).features for what, each in outliers.items()]
     weights = np.concatenate([class_weights(each.labels) for each in outliers.values()])
-    scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
+    scope = fit.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
     distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
     held = predictor.predict(outside.part(Part.VALIDATION), "other lesions, validation")
-    strange = ood.scores(distance, held.features)
+    strange = fit.ood_scores(distance, held.features)
     found = fitted.calibration | {
         "max_ood_score": 1.0,
         "max_scope_score": float(np.quantile(strange, 1 - OUT_OF_SCOPE)),
