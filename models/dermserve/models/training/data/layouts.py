@@ -149,9 +149,8 @@ def _merge(
                 others[photo] = (table, row.said)
         there = {row.photo for row, _ in matched}
         if absent := [row.photo for row in table.rows if row.photo not in there]:
-            say(
-                f"{table.path} names {len(absent)} photos that are not there, of {len(table.rows)}, such as {absent[0]}"
-            )
+            count = f"{len(absent)} photos that are not there, of {len(table.rows)}"
+            say(f"{table.path} names {count}, such as {absent[0]}")
     _say_unlabelled({photo: others.get(photo) for photo in folders if labels[photo] is None}, classes)
     known = {photo: label for photo, label in labels.items() if label is not None}
     samples = [Sample(directory / photo, label, "", splits[photo], photo) for photo, label in known.items()]
@@ -183,9 +182,8 @@ def _say_unlabelled(photos: Mapping[str, tuple[Table, str] | None], classes: Seq
     for photo, said in photos.items():
         if said is not None and said[0].codes:
             raise DataError(f"{said[0].path} names the class {said[1]!r}; this model knows {', '.join(classes)}")
-        found["photos without a class" if said is None else f"photos of {said[1]}, no class of this model"].append(
-            photo
-        )
+        what = "photos without a class" if said is None else f"photos of {said[1]}, no class of this model"
+        found[what].append(photo)
     for what, names in sorted(found.items()):
         say(f"left out {len(names)} {what}, such as {names[0]}")
 
