@@ -20,7 +20,12 @@ from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import BudgetSpentError, ModelServerFailedError, ModelServerUnreachableError
+from dermserve.gateway.errors import (
+    BudgetSpentError,
+    ModelServerBusyError,
+    ModelServerFailedError,
+    ModelServerUnreachableError,
+)
 from dermserve.gateway.model_servers import ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target, TfServing
 from dermserve.tfserving.v1 import serving_pb2
@@ -419,6 +424,28 @@ async def test_a_late_server_may_answer_after_the_other_one_has_failed(fault):
     assert not task.done()
     first.release.release()
     assert (await asyncio.wait_for(task, 100)).views == 1
+
+
+@pytest.mark.usefixtures("late_at_once")
+@pytest.mark.parametrize("late_one", ["answers", "fails"])
+async def test_a_late_server_is_waited_for_while_the_other_one_is_full_and_is_tried_again(late_one, monkeypatch):
+    monkeypatch.setattr(batching, "_BACK_OFF", 1e-9)
+    calls, first, second, task = await _asking_both()
+    second.fault = ModelServerBusyError()
+    async with asyncio.timeout(100):
+        while len(second.seconds) < 4:
+            second.release.release()
+            await asyncio.sleep(0)
+    assert (len(first.seconds), calls.servers.all[0].in_flight) == (1, 1)
+    if late_one == "fails":
+        first.fault, second.fault = ModelServerUnreachableError(), None
+        second.release.release()
+    first.release.release()
+    assert (await asyncio.wait_for(task, 100)).views == 1
+    asked = len(second.seconds)
+    await asyncio.sleep(0.01)
+    assert [server.in_flight for server in calls.servers.all] == [0, 0]
+    assert (len(first.seconds), len(second.seconds)) == (1, asked)
 
 
 @pytest.mark.usefixtures("late_at_once")

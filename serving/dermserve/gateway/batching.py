@@ -65,6 +65,7 @@ class Part:
     is_queued: bool = False
     calls: "list[_Call]" = field(default_factory=list)  # in flight; several if a server is late
     failed: dict[ModelServer, Exception] = field(default_factory=dict)  # servers that failed or are late
+    back_off: float = field(default_factory=lambda: _BACK_OFF)  # seconds to wait when a server is full
 
     @property
     def views(self) -> int:
@@ -145,28 +146,16 @@ class Batching:
             ServableNotFoundError: no model server has such a model, version or label.
             GatewayError: no model server can be reached, or it is full, failed, late, or gave an invalid answer.
         """
-        back_off = _BACK_OFF
         self._requests[target.model] += 1
         try:
-            while True:
-                try:
-                    self._enter(target, part)
-                    if part.calls and part.calls[0].task is None:
-                        await self._run(part.calls[0])
-                    assert part.answer  # as no local variable: its error refers to this frame
-                    return await part.answer
-                except errors.ModelServerBusyError:
-                    delay = back_off * random.uniform(0.5, 1.5)  # noqa: S311
-                    if delay >= part.budget.left():
-                        raise
-                    await asyncio.sleep(delay)
-                    back_off = min(2 * back_off, _MOST_BACK_OFF)
-                finally:
-                    self._leave(part)
+            self._enter(target, part)
+            if part.calls and part.calls[0].task is None:
+                await self._run(part.calls[0])
+            assert part.answer  # as no local variable: its error refers to this frame
+            return await part.answer
         finally:
             self._requests[target.model] -= 1
-            part.answer = None  # its error refers to this frame
-            part.failed.clear()
+            self._leave(part)
 
     def _enter(self, target: Target, part: Part) -> None:
         turn = self._clock() + _AGEING * self.costs.expect(target.model, part.views)
@@ -185,6 +174,8 @@ class Batching:
 
     def _leave(self, part: Part) -> None:
         """Take a request out of the queue, and cancel its calls for which no other request waits."""
+        part.answer = None  # its error refers to the frame that awaited it
+        part.failed.clear()
         if part.is_queued:
             self._unqueue(part)
         for call in part.calls:
@@ -253,8 +244,9 @@ class Batching:
             self._retry(call, error.with_traceback(None))
         except Exception as error:
             for part in call.parts:
-                # A further call may still bring the answer; but who waits for a full server calls it again.
-                if part.calls == [call] or isinstance(error, errors.ModelServerBusyError):
+                if isinstance(error, errors.ModelServerBusyError) and self._back_off(part):
+                    continue
+                if part.calls == [call]:  # else a further call may still bring the answer
                     part.fail(error)
         finally:
             self._calls.discard(call)
@@ -271,8 +263,24 @@ class Batching:
         for part in call.parts:
             if part.waits:
                 part.failed[call.server] = error
-                if not part.is_queued and all(each.server in part.failed for each in part.calls):
-                    self._wait(part)
+                self._wait_again(part)
+
+    def _wait_again(self, part: Part) -> None:
+        """Let a request wait for a further call, unless it does already or has one that is not late."""
+        if part.waits and not part.is_queued and all(call.server in part.failed for call in part.calls):
+            self._wait(part)
+
+    def _back_off(self, part: Part) -> bool:
+        """Let a request that a full server refused wait again after a while; return whether there is time for that."""
+        delay = part.back_off * random.uniform(0.5, 1.5)  # noqa: S311
+        part.back_off = min(2 * part.back_off, _MOST_BACK_OFF)
+        if is_time := delay < part.budget.left():
+            asyncio.get_running_loop().call_later(delay, self._end_back_off, part)
+        return is_time
+
+    def _end_back_off(self, part: Part) -> None:
+        self._wait_again(part)
+        self._dispatch()
 
     def _retry_late(self, call: _Call) -> None:
         """Send the requests of a call that is late to another server, too."""
