@@ -197,6 +197,23 @@ async def test_an_answer_no_classifier_can_give_never_becomes_one_of_ours(runnin
         assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
+WRONG_VIEWS = {
+    "five_views": _set("view_probabilities", np.full((1, 5, 7), 1 / 7)),
+    "twenty_views": _set("view_probabilities", np.full((1, 20, 7), 1 / 7)),
+    "two_images": _set("view_probabilities", np.full((2, 10, 7), 1 / 7)),
+    "two_dimensions": _set("view_probabilities", np.full((10, 7), 1 / 7)),
+    "none": lambda response: response.outputs.pop("view_probabilities"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_VIEWS)
+async def test_other_views_than_were_asked_for_are_no_answer(running, tfs, wrong):
+    tfs.mend = WRONG_VIEWS[wrong]
+    async with running() as world:
+        refused = await world.refusal(ask(tta=classifier_pb2.TTA_MODE_FULL))
+        assert reason_of(refused) == "INVALID_MODEL_OUTPUT"
+
+
 async def test_an_answer_in_tensor_content_is_read_as_well(running, tfs):
     def content(response: serving_pb2.PredictResponse) -> None:
         for name in ("probabilities", "ood_score"):

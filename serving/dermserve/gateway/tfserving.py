@@ -1,6 +1,7 @@
 """Client of TensorFlow Serving: calls by path through our subset of its protos, tensors without TensorFlow."""
 
 import functools
+import itertools
 import math
 import struct
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from dermserve.contract import Input, Output, Signature
 from dermserve.gateway import errors
 from dermserve.gateway.certificates import TlsFiles
+from dermserve.imaging import STANDARD_VIEWS
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
 _UNKNOWN_LABEL = "Unrecognized servable version label"
@@ -104,12 +106,15 @@ class TfServing:
         response = await _call(self._predict, request, serving_pb2.PredictResponse, seconds)
         if (version := response.model_spec.version.value) < 1:
             raise errors.InvalidModelOutputError("it names no version")
-        ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
+        ood_scores, views = read_output(response, Output.OOD_SCORE, rank=1), len(images)
         rows = read_output(response, Output.VIEW_PROBABILITIES if tta else Output.PROBABILITIES, rank=3 if tta else 2)
-        if not len(rows) == len(ood_scores) == len(images):
-            text = f"it has {len(rows)} probabilities and {len(ood_scores)} ood_score for {len(images)} images"
+        if tta:
+            views = len(STANDARD_VIEWS)
+            rows, ood_scores = list(itertools.chain(*rows)), ood_scores * views
+        if not len(rows) == len(ood_scores) == views:
+            text = f"it has {len(rows)} probabilities and {len(ood_scores)} ood_score for {views} views"
             raise errors.InvalidModelOutputError(text)
-        return Scores(version, rows[0], ood_scores * len(rows[0])) if tta else Scores(version, rows, ood_scores)
+        return Scores(version, rows, ood_scores)
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
@@ -168,21 +173,17 @@ async def _call(method: _Method, request: bytes, answer: type[_Answer], seconds:
         raise errors.InvalidModelOutputError("it is not a message of TensorFlow Serving") from error
     except grpc.aio.UsageError as error:  # the channel was closed a moment ago, as its address is gone
         raise errors.ModelServerUnreachableError from error
-    except grpc.aio.AioRpcError as error:
-        raise _translated(error.code(), error.details() or "") from error
-
-
-def _translated(code: grpc.StatusCode, details: str) -> errors.GatewayError | ServableNotFoundError:
-    """Make the caller's error from a failed RPC, which becomes its cause, for the log."""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
-        return errors.ModelServerBusyError()
-    if code is grpc.StatusCode.NOT_FOUND or details.startswith(_UNKNOWN_LABEL):
-        return ServableNotFoundError(details)
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
-        return errors.ModelServerUnreachableError()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.BudgetSpentError("waiting for the model server")
-    return errors.ModelServerFailedError()
+    except grpc.aio.AioRpcError as error:  # the cause of the caller's error, for the log
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
+            raise errors.ModelServerBusyError from error
+        if code is grpc.StatusCode.NOT_FOUND or details.startswith(_UNKNOWN_LABEL):
+            raise ServableNotFoundError(details) from error
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+            raise errors.ModelServerUnreachableError from error
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise errors.BudgetSpentError("waiting for the model server") from error
+        raise errors.ModelServerFailedError from error
 
 
 def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: int) -> Any:
