@@ -47,6 +47,33 @@ def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path, text, wor
     assert "pydantic" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["listen", "health_listen", "metrics_listen", "tfs"])
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:http", "http://127.0.0.1:1", ""],
+)
+def test_what_is_no_address_is_refused_before_anything_starts(name, address):
+    with pytest.raises(ValueError, match=name):
+        load_config({name: (address,) if name == "tfs" else address})
+
+
+def test_every_kind_of_address_is_taken():
+    for address in ("127.0.0.1:1", "[::1]:8500", "pods.ns.svc:8500", "dns:///pods:8500", "unix:/run/tfs"):
+        assert load_config({"tfs": (address,)})[0].tfs == (address,)
+    with pytest.raises(ValueError, match="tfs"):
+        load_config({"tfs": ("127.0.0.1:0",)})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, field in Config.model_fields.items() if field.annotation in (int, float) or "_seconds" in name],
+)
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300", "1" + "0" * 30])
+def test_no_number_is_so_large_that_something_fails_on_it_later(name, value):
+    with pytest.raises(ValueError, match=name):
+        load_config({name: value})
+
+
 def test_an_option_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="nonsense"):
         load_config({"nonsense": 1})

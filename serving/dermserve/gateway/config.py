@@ -13,17 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    FilePath,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from dermserve.imaging import Limits
@@ -37,7 +27,24 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _address(least_port: int) -> AfterValidator:
+    def check(address: str) -> str:
+        host, _, port = address.rpartition(":")
+        is_host = "/" not in host.removeprefix("dns:///") and (host or not least_port)
+        is_port = port.isdecimal() and least_port <= int(port) < 65536
+        if not (address.startswith("unix:") or (is_host and is_port)):
+            raise ValueError(f"{address} is not HOST:PORT or unix:PATH")
+        return address
+
+    return AfterValidator(check)
+
+
+_MOST = 10**6  # seconds; gRPC counts milliseconds, and bytes, by 31 bits
+Count = Annotated[int, Field(gt=0, le=10**9)]
+Seconds = Annotated[float, Field(gt=0, le=_MOST)]
+Listen = Annotated[str, _address(0)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+Addresses = Annotated[tuple[Annotated[str, _address(1)], ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
 
 class Config(BaseSettings):
@@ -45,47 +52,44 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    listen: str = "127.0.0.1:50051"  # HOST:PORT to serve dermserve.v1 on; port 0 takes a free one
-    tfs: Names = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
-    resolve_seconds: PositiveFloat = 5.0  # between resolutions of these names
+    listen: Listen = "127.0.0.1:50051"  # HOST:PORT to serve dermserve.v1 on; port 0 takes a free one
+    tfs: Addresses = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
+    resolve_seconds: Seconds = 5.0  # between resolutions of these names
     tfs_tls_ca: FilePath | None = None  # authorities of its certificate; without it, calls are not encrypted
     tfs_tls_certificate: FilePath | None = None  # to show it, if it asks for one
     tfs_tls_key: FilePath | None = None  # private key of that certificate
     tfs_tls_name: str | None = None  # name to expect in its certificate; when not set, the host of its address
-    tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)  # calls to each address at once
-    batch_seconds: NonNegativeFloat = 0.05  # longest expected time of a call for which requests are batched; 0: never
-    queue: NonNegativeInt = 256  # requests that wait, for each model; none during an overload
-    stream_queue: PositiveInt = 256  # photos of all streams that wait, for each model
-    max_held_bytes: PositiveInt = 128_000_000  # of all photos that wait or are in progress; in memory they count twice
+    tfs_in_flight: Count = Field(default_factory=lambda: os.cpu_count() or 1)  # calls to each address at once
+    # Longest expected time of a call for which requests are batched; 0: never
+    batch_seconds: float = Field(0.05, ge=0, le=_MOST)
+    queue: int = Field(256, ge=0, le=10**9)  # requests that wait, for each model; none during an overload
+    stream_queue: Count = 256  # photos of all streams that wait, for each model
+    max_held_bytes: Count = 128_000_000  # of all photos that wait or are in progress; in memory they count twice
     tls_certificate: FilePath | None = None  # chain of this server; with tls_key, callers need TLS
     tls_key: FilePath | None = None  # its private key
     tls_client_ca: FilePath | None = None  # authorities whose certificates callers must show (mTLS)
     insecure: bool = False  # listen beyond the loopback without TLS, because something in front of it encrypts
-    health_listen: str | None = None  # HOST:PORT for grpc.health.v1 alone, without TLS, for an orchestrator's probes
-    metrics_listen: str | None = None  # HOST:PORT for Prometheus at /metrics, without TLS
-    max_connection_age_seconds: PositiveFloat | None = None  # after which a connection is closed gracefully
+    health_listen: Listen | None = None  # HOST:PORT for grpc.health.v1 alone, without TLS, for an orchestrator's probes
+    metrics_listen: Listen | None = None  # HOST:PORT for Prometheus at /metrics, without TLS
+    max_connection_age_seconds: Seconds | None = None  # after which a connection is closed gracefully
     models: Names = ("resnet50", "mobilenet_v3_small")  # to serve, by their names in TensorFlow Serving
     canary_file: pathlib.Path | None = None  # TOML with the canary's share of each model, read every `poll_seconds`
     canary_sample: float = Field(0.1, ge=0, le=1)  # of the canary's photos that the stable version classifies, too
     reflection: bool = False  # serve gRPC reflection, which shows the whole API to anyone who connects
 
-    default_deadline_seconds: PositiveFloat = 10.0  # of a request without one, and of each photo of a stream
-    max_deadline_seconds: PositiveFloat = 60.0  # no request gets more, whatever its caller says
-    grace_seconds: NonNegativeFloat = 10.0  # for accepted requests to finish after SIGTERM
+    default_deadline_seconds: Seconds = 10.0  # of a request without one, and of each photo of a stream
+    max_deadline_seconds: Seconds = 60.0  # no request gets more, whatever its caller says
+    grace_seconds: float = Field(10.0, ge=0, le=_MOST)  # for accepted requests to finish after SIGTERM
 
-    max_image_bytes: PositiveInt = _LIMITS.max_bytes  # size of a photo's file
-    decoders: PositiveInt = 2  # threads that decode photos; more than two share the memory that two may take
-    stream_at_once: PositiveInt = 4  # photos of one ClassifyStream in flight
+    max_image_bytes: Count = _LIMITS.max_bytes  # size of a photo's file
+    decoders: Count = Field(2, le=64)  # threads that decode photos; more than two share the memory that two may take
+    stream_at_once: Count = 4  # photos of one ClassifyStream in flight
 
-    poll_seconds: PositiveFloat = 2.0  # between polls of the versions while every model is ready, else less
-    poll_timeout_seconds: PositiveFloat = 2.0  # of one poll; a server late three times in a row counts as gone
+    poll_seconds: Seconds = 2.0  # between polls of the versions while every model is ready, else less
+    poll_timeout_seconds: Seconds = 2.0  # of one poll; a server late three times in a row counts as gone
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in self.tfs:
-            host, _, port = name.rpartition(":")
-            if not name.startswith("unix:") and not (host and port.isdecimal() and 0 < int(port) < 65536):
-                raise ValueError(f"tfs {name} is not HOST:PORT or unix:PATH")
         for use in ("tls", "tfs_tls"):
             if (getattr(self, f"{use}_certificate") is None) != (getattr(self, f"{use}_key") is None):
                 raise ValueError(f"{use}_certificate and {use}_key need each other")
