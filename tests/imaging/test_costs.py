@@ -145,9 +145,7 @@ def test_a_format_that_is_not_reduced_while_decoded_has_its_own_limit(data: Call
 
 _JPEG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "JPEG")
 _PNG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "PNG")
-_WEBP = b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + bytes(10)
 _EXIF, _TEXT = files.segment(0xE1, b"Exif\0\0"), files.chunk(b"tEXt", b"a\0b")
-_FRAME = b"ANMF" + struct.pack("<I", 16) + bytes(16)
 
 
 def _webp(*chunks: tuple[bytes, bytes]) -> bytes:
@@ -192,7 +190,7 @@ def test_a_photo_of_two_sizes_is_refused_by_the_larger_or_as_damaged(data: Calla
         (lambda: _JPEG[:-2] + files.segment(0xE2) * 1_000_000 + _JPEG[-2:], "JPEG file has more than 4,096 segments"),
         (lambda: _PNG[:33] + files.chunk(b"IDAT", b"") * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
         (lambda: _PNG[:33] + _TEXT * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
-        (lambda: _WEBP + _FRAME * 500_000, "WebP file has more than 4,096 chunks"),
+        (lambda: _webp((b"VP8X", bytes(10)), *[(b"ANMF", b"")] * 500_000), "WebP file has more than 4,096 chunks"),
     ],
     ids=["scans", "segments", "exif", "segments_between_scans", "idat", "text", "frames"],
 )  # fmt: skip

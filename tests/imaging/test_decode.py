@@ -30,6 +30,12 @@ def _pixels(data: bytes) -> np.ndarray:
     return decode(data, height=_SIDE, width=_SIDE)
 
 
+def _with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """Put a chunk before the pixels of a PNG."""
+    at = png.index(b"IDAT") - 4
+    return png[:at] + chunk(name, content) + png[at:]
+
+
 def test_a_photo_becomes_its_centre_square() -> None:
     expected = Image.fromarray(_NOISE[:, 15:105]).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     pixels = _pixels(saved(Image.fromarray(_NOISE), "PNG")).astype(int)
@@ -58,12 +64,18 @@ def test_every_exif_orientation_of_a_photo_gives_the_same_pixels(shape: tuple[in
         saved(Image.fromarray(_NOISE[..., 0].astype(np.uint16) * 257), "PNG"),
         saved(Image.fromarray(_NOISE), "PNG", save_all=True, append_images=[Image.fromarray(_NOISE[::-1])]),
         saved(Image.fromarray(_NOISE), "JPEG") + b"trailing junk",
+        saved(Image.fromarray(_NOISE), "PNG") + b"junk",
+        saved(Image.fromarray(_NOISE), "WEBP", lossless=True) + b"junk",
+        saved(Image.fromarray(_NOISE), "WEBP", lossless=True) + b"trailing junk" * 9999,
+        saved(Image.fromarray(_NOISE), "JPEG").replace(b"\xff\xdb", b"\xff\xe2\0\x0eICC_PROFILE\0\xff\xdb", 1),
+        _with_chunk(saved(Image.fromarray(_NOISE).convert("P"), "PNG"), b"tRNS", b"\xff" * 300),
         saved(Image.fromarray(_NOISE), "JPEG", exif=b"Exif\0\0garbage"),
         saved(Image.fromarray(_NOISE), "JPEG", icc_profile=b"x" * 500_000),
     ],
     ids=[
         "progressive", "cmyk", "gray", "webp", "palette", "rgba", "gray_alpha", "bilevel", "gray16", "apng",
-        "trailing_junk", "corrupt_exif", "huge_icc",
+        "trailing_junk", "png_trailing", "webp_trailing", "webp_trailing_chunks", "icc_without_number",
+        "more_transparent_colours_than_colours", "corrupt_exif", "huge_icc",
     ],
 )  # fmt: skip
 def test_every_usual_kind_of_photo_is_decoded(data: bytes) -> None:

@@ -101,7 +101,7 @@ def _jpeg(data: bytes) -> Header:
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif = exif or segment[6:]
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
-            profile[segment[12]] = segment[14:]
+            profile[segment[12:13]] = segment[14:]
         elif not 0xE0 < marker <= 0xEF or marker == 0xEE:  # Adobe's APP14 names the coding of colours
             kept.append(data[start:end])
     else:
@@ -131,7 +131,7 @@ def _png(data: bytes) -> Header:
         start, position = position, position + 12 + length
         if (name == b"IHDR") != (start == 8):  # decoders differ in which one they take
             raise UndecodablePhotoError("PNG")
-        if name in _PNG_KEPT:
+        if name in _PNG_KEPT and not (name == b"tRNS" and length > 256):  # which fits no palette
             kept.append(data[start:position])
         elif name == b"eXIf":
             exif = data[start + 8 : position]
@@ -148,6 +148,7 @@ def _png(data: bytes) -> Header:
 
 
 def _webp(data: bytes) -> Header:
+    data = data[: 8 + int.from_bytes(data[4:8], "little")]  # without what follows the file
     chunks: dict[bytes, bytes] = {}
     position = 12
     for _ in range(_MAX_PARTS):
