@@ -319,6 +319,14 @@ async def test_a_card_with_views_we_can_not_make_is_not_valid(running, tfs):
         assert "zoomed" in (await world.refusal(ask(version=2))).details()
 
 
+@pytest.mark.parametrize("side", [1, 3, 100_000])
+async def test_a_card_with_an_input_that_no_photo_can_be_made_for_is_not_valid(running, tfs, side):
+    tfs.models["resnet50"][2] = Version(make_card(size=side))
+    async with running() as world:
+        assert str(side) in (await world.refusal(ask(version=2))).details()
+        assert (await world.stub.Classify(ask(), timeout=100)).version == 1
+
+
 async def test_a_model_without_an_available_version_is_unavailable_and_turns_health_red(running, tfs):
     async with running() as world:
         assert await world.health("dermserve.v1.Classifier") == SERVING

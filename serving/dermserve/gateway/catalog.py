@@ -40,6 +40,8 @@ _SOON_SECONDS = 0.25  # between polls while a model is not ready, or no model se
 _PATIENCE = 0.2  # seconds to wait for all model servers in a poll; later answers count in the next poll
 _COMPARING = 2  # comparisons of canary and stable version at once: they only use free slots
 _COMPARING_SECONDS = 10.0  # seconds for a comparison
+# Of a model's input: photos are measured in areas of 4×4 pixels, and each request takes the memory of ten views.
+_LEAST_SIDE, _MOST_SIDE = 4, 1024
 _UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
 _STATES: Mapping[int, Any] = {
     state: classifier_pb2.VersionState.Value(f"VERSION_{name}")
@@ -212,8 +214,9 @@ class Catalog:
             card = parse_card(await server.wire.describe(name, version=number, seconds=self._timeout))
         except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
             raise CardError("its `describe` signature does not return one") from error
-        if card.input.height != card.input.width:
-            raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
+        if not _LEAST_SIDE <= card.input.height == card.input.width <= _MOST_SIDE:
+            sides = f"{_LEAST_SIDE} to {_MOST_SIDE} pixels"
+            raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square of {sides}")
         if unknown := set(card.views) - set(STANDARD_VIEWS):
             raise CardError(f"views {sorted(unknown)} are not standard ones")
         return card
