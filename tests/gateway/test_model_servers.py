@@ -32,7 +32,7 @@ from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway import fake_tfserving
 from tests.gateway.fake_tfserving import AVAILABLE, FakeTfServing, Version, make_card, pixels_of
-from tests.gateway.gateways import SERVING, World, ask, reason_of
+from tests.gateway.gateways import NOT_SERVING, SERVING, World, ask, reason_of
 from tests.gateway.gateways import running as gateway_before
 
 WORK_SECONDS = 0.02
@@ -256,6 +256,22 @@ async def test_new_addresses_of_a_name_get_work_and_those_that_are_gone_are_forg
                         await world.stub.Classify(ask(), timeout=100)
             one_name.clear()  # nobody can say: the last known ones stay
             await asyncio.sleep(0.2)
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
+
+
+async def test_a_name_is_resolved_again_after_each_poll_that_failed(one_name):
+    before, after = FakeTfServing(), FakeTfServing()
+    one_name.append("127.0.0.2")
+    async with after.serving(host="127.0.0.3") as address:
+        port = int(address.rpartition(":")[2])
+        async with contextlib.AsyncExitStack() as stack:
+            async with before.serving(port, host="127.0.0.2"):
+                settings = {"tfs_address": f"pods:{port}", "resolve_seconds": 600}
+                world = await stack.enter_async_context(gateway_before(**settings))
+            await asyncio.wait_for(world.until_health(NOT_SERVING), 100)
+            await asyncio.sleep(0.2)  # the name still has the address of the one that is gone
+            one_name[:] = ["127.0.0.3"]
+            await asyncio.wait_for(world.until_health(SERVING), 10)
             assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 

@@ -246,6 +246,8 @@ class ModelServers:
         One that is late is not ejected before that if no other one answers.
         """
         server.fault, server.failures = fault, server.failures + 1 if fault else 0
+        if fault:  # the name may still have had the address when the server failed
+            self._background.start(self.resolve())
         if is_gone := server.failures > _TOLERATED_FAILURES:
             server.models = {}
         others = [other for other in self.all if other.alive and other is not server]
