@@ -2,6 +2,12 @@
 
 import asyncio
 
+from dermserve.gateway import service
+from dermserve.gateway.config import Config
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.rpc import Rpcs
+from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
 from tests.gateway.gateways import ask, make_photo, reason_of
 
@@ -63,6 +69,39 @@ async def test_no_more_than_the_bound_are_in_flight(running, tfs):
         answers = [answer.id async for answer in world.stub.ClassifyStream(iter(items), timeout=100)]
     assert len(answers) == 30
     assert tfs.most_in_flight == 3
+
+
+class Nobody:
+    """The context of a call without metadata and deadline, and a classifier that refuses every photo."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def classify(self, *_: object) -> None:
+        raise GatewayError("EMPTY_IMAGE", "no photo")
+
+
+async def test_a_caller_who_reads_no_answers_is_read_no_further_until_it_does(monkeypatch):
+    monkeypatch.setattr(service, "_MOST_UNREAD", 10)
+    taken = []
+
+    async def items():
+        for number in range(100):
+            taken.append(number)
+            yield _item(str(number)).SerializeToString()
+
+    rpcs = Rpcs(Config(), metrics=Metrics(["resnet50"]), tracing=Tracing(), finished=asyncio.Event())
+    rpc = rpcs.open("ClassifyStream", Nobody(), model=None)
+    answers = service._PhotoStream(Nobody(), rpc, asyncio.Event(), at_once=4).answers(items())
+    answered = [(await anext(answers)).id]
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert len(taken) <= 12
+    answered += [answer.id async for answer in answers]
+    assert sorted(answered, key=int) == [str(number) for number in range(100)]
 
 
 async def test_an_id_that_does_not_tell_photos_apart_is_an_error_of_that_photo(running, tfs):

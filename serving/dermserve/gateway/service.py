@@ -24,6 +24,7 @@ from dermserve.v1 import classifier_pb2 as api
 
 SERVICE = api.DESCRIPTOR.services_by_name["Classifier"].full_name
 _MAX_ID_BYTES = 128
+_MOST_UNREAD = 1000  # answers of a stream that its caller has not read; further photos wait
 _LAST_READS = 0.5  # seconds for which a stream is still read when the gateway stops: photos may be on their way
 
 _T = TypeVar("_T", bound=Message)
@@ -81,12 +82,14 @@ class _PhotoStream:
 
     def __init__(self, classifier: Classifier, rpc: Rpc, stopping: asyncio.Event, *, at_once: int) -> None:
         self._classifier, self._rpc, self._stopping = classifier, rpc, stopping
-        self._slots = asyncio.Semaphore(at_once)
+        self._slots, self._unread = asyncio.Semaphore(at_once), asyncio.Semaphore(_MOST_UNREAD)
         self._ids: set[str] = set()
         self._answers: asyncio.Queue[api.ClassifyStreamResponse | None] = asyncio.Queue()
 
     async def answers(self, items: AsyncIterable[bytes]) -> AsyncIterator[api.ClassifyStreamResponse]:
-        """Answer every photo. Reading stops while enough are in flight, so that gRPC's flow control slows the sender.
+        """Answer every photo. Reading stops while enough are in flight, or not read by the caller.
+
+        gRPC's flow control then slows the sender.
 
         Raises:
             GatewayError: a message is not a ClassifyStreamRequest, or the gateway stops; photos that were read before
@@ -97,6 +100,7 @@ class _PhotoStream:
         try:
             while (answer := await self._answers.get()) is not None:
                 yield answer
+                self._unread.release()
             await running  # raises what the reading ended in
         finally:
             running.cancel()
@@ -125,6 +129,7 @@ class _PhotoStream:
                 return error
             photos.create_task(self._answer(item.id, read_photo(item.request), number))
             del data, item  # release the photo's bytes; the task that answers has them
+            await self._unread.acquire()
             await self._slots.acquire()
         return None
 
