@@ -7,7 +7,8 @@ from concurrent import futures
 
 import grpc
 import pytest
-from google.rpc import code_pb2
+from google.protobuf import duration_pb2
+from google.rpc import code_pb2, error_details_pb2
 
 from dermserve.client import (
     AsyncClient,
@@ -66,6 +67,24 @@ def test_a_photo_gets_a_typed_prediction(target):
     assert prediction.notice == NOTICE
     with pytest.raises(AttributeError):
         prediction.model = "another"
+
+
+@pytest.mark.parametrize("deadline", [1e10, 1e300, float("inf")])
+def test_a_deadline_may_be_as_long_as_one_likes(target, deadline):
+    assert classify(target, deadline=deadline).version == 3
+    with Client(target, deadline=deadline) as client:
+        assert [given.prediction.version for given in client.classify_many([b"1"], model="resnet50")] == [3]
+
+
+@pytest.mark.parametrize("seconds", [-5, -(2**62), 2**62])
+def test_a_retry_delay_that_can_not_be_is_survived(gateway, target, seconds):
+    status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.1)
+    retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds))
+    status.details[-1].Pack(retry)
+    gateway.classify = lambda request, context: abort(context, status)
+    with pytest.raises(Overloaded, match="busy"):
+        classify(target, retry_overloaded=True)
+    assert len(gateway.requests) == 1
 
 
 def test_to_dict_has_the_documented_keys(target):

@@ -19,6 +19,7 @@ from dermserve.client._errors import DermserveError, read_call
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_DEADLINE = 30.0  # seconds
+_LONGEST = 1e9  # seconds; with much longer timeouts a call ends at once, as gRPC counts nanoseconds by 63 bits
 
 _BEGIN = b"-----BEGIN CERTIFICATE"
 _SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")  # of gRPC targets without a host
@@ -132,10 +133,10 @@ class Connection:
 
 
 def check_deadline(seconds: float) -> float:
-    """Return it; raise ValueError unless it is positive."""
+    """Return it, or the longest that gRPC can count; raise ValueError unless it is positive."""
     if not seconds > 0:
         raise ValueError(f"the deadline must be a positive number of seconds, not {seconds}")
-    return seconds
+    return min(seconds, _LONGEST)
 
 
 def _usual_roots() -> bytes | None:

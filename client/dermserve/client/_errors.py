@@ -164,8 +164,8 @@ def read_status(status: status_pb2.Status, *, request_id: str | None = None) -> 
     kind = PHOTO_REASONS.get(info.reason) or _BY_STATUS.get(name, Internal)
     request_id = info.metadata.get("request_id") or request_id
     error = kind(status.message, status=name, reason=info.reason, request_id=request_id)
-    if retry.HasField("retry_delay"):
-        error.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    if (seconds := retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9) > 0:
+        error.retry_after = seconds
     return error
 
 
