@@ -491,6 +491,6 @@ def test_a_refusal_fades_what_it_was_based_on():
 
 def test_an_answer_that_did_not_come_teaches_at_least_how_long_it_was_waited_for():
     costs = Costs()
-    costs.note("m", 1, 0.1)
-    costs.note("m", 1, 2.0, late=True)
-    assert costs.expect("m", 1) == 2.0
+    costs.note("m", 2, 0.1)
+    costs.note("m", 2, 2.0, late=True)
+    assert (costs.fit("m", 2, left=2.0), costs.fit("m", 2, left=3.0)) == (1, 2)

@@ -1,11 +1,13 @@
 """Time that runs out costs views before it costs the answer; ADAPTIVE spends views only where they can matter."""
 
 import asyncio
+import contextlib
 
 import grpc
 import numpy as np
 import pytest
 
+from dermserve.gateway.budget import Costs
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.v1 import classifier_pb2
 from tests.gateway.fake_tfserving import CODES, Version, make_card, pixels_of
@@ -37,6 +39,40 @@ async def test_a_request_that_can_not_make_it_is_refused_before_the_model_server
         refused = await world.refusal(ask(), timeout=100)
     assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
     assert not tfs.predicts
+
+
+async def test_of_views_for_which_there_was_no_time_the_next_requests_ask_for_fewer(running, tfs):
+    async def work(request: object) -> None:
+        if len(pixels_of(request)) > 3:
+            await asyncio.Event().wait()
+
+    async with running(models=["resnet50"], default_deadline_seconds=0.5) as world:
+        tfs.on_predict = work
+        for _ in range(30):  # more than it takes, as a busy machine is slow
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await world.stub.Classify(ask(tta=FULL))
+                break
+    assert (answer.views_asked, answer.views_used) in {(10, views) for views in (1, 2, 3)}
+
+
+def test_a_server_that_hung_does_not_make_short_requests_hopeless():
+    costs = Costs()
+    costs.note("m", 1, 0.07)
+    for _ in range(30):
+        costs.note("m", 1, 60.0, late=True)
+    assert costs.fit("m", 1, left=1.0) == 1
+    costs.note("m", 1, 0.07)
+    assert costs.expect("m", 1) == 0.07
+
+
+def test_a_model_that_is_faster_again_gets_all_views_again():
+    costs = Costs()
+    costs.note("m", 10, 1.0, late=True)
+    costs.note("m", 5, 0.7)
+    assert costs.fit("m", 10, left=1.0) < 10
+    for _ in range(10):
+        costs.note("m", 5, 0.2)
+    assert costs.fit("m", 10, left=1.0) == 10
 
 
 @pytest.mark.parametrize(("margin", "views"), [(0.8, 1), (0.5, 1), (0.49, 10), (0.0, 10)])

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.gateway import errors
-from dermserve.gateway.budget import Budget, Clock, Costs
+from dermserve.gateway.budget import OVER, Budget, Clock, Costs
 from dermserve.gateway.model_servers import ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import make_views
@@ -305,12 +305,13 @@ class Batching:
             timeout = max(left - _RESERVE, left / 2)
         try:
             scores = await server.wire.predict(call.key[0], images, tta=tta, seconds=timeout)
-        except errors.BudgetSpentError as error:
-            if timeout == left or not expected:  # else it says more of the server than of the model
-                self.costs.note(model, views, self._clock() - start, late=True)
-            if timeout == left:
-                raise
-            raise errors.ModelServerUnreachableError from error
+        except (errors.BudgetSpentError, asyncio.CancelledError) as error:
+            spent, is_answer = self._clock() - start, isinstance(error, errors.BudgetSpentError)
+            if spent > left - OVER or (is_answer and not expected):  # else it says more of the server, or of the caller
+                self.costs.note(model, views, spent, late=True)
+            if is_answer and timeout < left:
+                raise errors.ModelServerUnreachableError from error
+            raise
         finally:
             if alarm:
                 alarm.cancel()

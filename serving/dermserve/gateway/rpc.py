@@ -18,7 +18,7 @@ import grpc.aio
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 
-from dermserve.gateway.budget import Budget
+from dermserve.gateway.budget import OVER, Budget
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, OverloadedError
 from dermserve.gateway.metrics import Metrics
@@ -34,7 +34,6 @@ CALLER_KEY = "x-caller-key"  # metadata that identifies a caller; it is hashed a
 _STATUS_KEY = "grpc-status-details-bin"  # metadata of an answer with a google.rpc.Status
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _LOG_EVERY = 1.0  # seconds between the log lines of requests that are refused for overload
-_OVER = 0.05  # seconds: a request that is cancelled with less budget left has run out of time
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -190,7 +189,7 @@ class Rpc:
         reason = refusal.reason if refusal else None
         self._rpcs.metrics.ended(self, code, facts, seconds=seconds, reason=reason)
         # A bad photo or a caller who gave up says nothing of the version. gRPC cancels calls that are late, too.
-        is_end = refusal or not error or self.budget.left() <= _OVER
+        is_end = refusal or not error or self.budget.left() <= OVER
         if self.model and self.label and is_end and not isinstance(error, PhotoError | MemoryError):
             seconds -= self.spent["admit"]
             self._rpcs.metrics.routed(self.model, self.label, failed=error is not None, seconds=seconds)
