@@ -80,16 +80,27 @@ async def test_calls_in_flight_are_bounded_for_each_address(entered, monkeypatch
 @pytest.mark.usefixtures("patient")
 async def test_what_one_address_can_not_do_another_is_asked_for():
     async with _two() as (first, second, world):
+        first.garbled.add("Predict")
+        for _ in range(4):
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
+        first.garbled.clear()
         for fault in (
-            (grpc.StatusCode.UNAVAILABLE, "gone"),
+            (grpc.StatusCode.INTERNAL, "CUDA_ERROR_ECC_UNCORRECTABLE"),
             (grpc.StatusCode.NOT_FOUND, "Servable not found"),
             (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"),
+            (grpc.StatusCode.UNAVAILABLE, "gone"),  # the last, since it ejects the server
         ):
+            first.refused.clear()
             first.faults["Predict"] = fault
             for _ in range(4):
                 assert (await world.stub.Classify(ask(), timeout=100)).classes
-        second.faults["Predict"] = first.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
-        assert reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+            assert first.refused.is_set()
+        for fault, reason in (
+            ((grpc.StatusCode.INTERNAL, "oops"), "MODEL_SERVER_FAILED"),
+            ((grpc.StatusCode.UNAVAILABLE, "gone"), "MODEL_SERVER_UNREACHABLE"),
+        ):
+            second.faults["Predict"] = first.faults["Predict"] = fault
+            assert reason_of(await world.refusal(ask())) == reason
 
 
 async def test_a_version_on_one_address_only_is_listed_and_answers():

@@ -11,9 +11,9 @@ calls: on a processor, ResNet-50 takes as long for a call of two images as for t
 the first request. TensorFlow Serving's own batching can't do this: it merges calls in flight, of which the gateway
 makes few.
 
-*Retries*: a call that a model server refuses is sent to another one. A server that is late may hang, or only be slow:
-its call goes on, another server gets the same one, and the first answer counts. If the other one gives it, the late
-server is ejected. This is safe, because Predict changes nothing on the server.
+*Retries*: a call that a model server refuses, or fails to compute, is sent to another one. A server that is late may
+hang, or only be slow: its call goes on, another server gets the same one, and the first answer counts. If the other one
+gives it, the late server is ejected. This is safe, because Predict changes nothing on the server.
 """
 
 import asyncio
@@ -47,6 +47,11 @@ _NEARLY_DONE = 0.02  # seconds before its end at which a call counts as nearly d
 # Share of its expected seconds before its end at which a call counts as nearly done: it may take less than expected
 _NEARLY_DONE_SHARE = 0.4
 
+# With these another server may still answer.
+_OF_ONE_SERVER = (
+    errors.ModelServerUnreachableError, ServableNotFoundError, errors.ModelServerFailedError,
+    errors.InvalidModelOutputError,
+)  # fmt: skip
 # What requests of a batch have in common: the target, and the images' height, width and channels
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 
@@ -238,8 +243,8 @@ class Batching:
             for other in [other for part in call.parts for other in part.calls if other.server in part.failed]:
                 if other is not call:  # it is late, and this one was not
                     self._servers.mark(other.server, alive=False)
-        except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
-            if not isinstance(error, ServableNotFoundError):
+        except _OF_ONE_SERVER as error:
+            if isinstance(error, errors.ModelServerUnreachableError):
                 self._servers.mark(call.server, alive=False)
             self._retry(call, error.with_traceback(None))
         except Exception as error:
