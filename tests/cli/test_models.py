@@ -3,6 +3,10 @@
 import json
 
 
+def test_a_name_that_is_no_text_is_wrong_usage(run):
+    assert run("models", "\udcff").returncode == 2
+
+
 def test_models_are_listed_with_versions_labels_and_states(run):
     done = run("models")
     said = "resnet50\n  version 4: LOADING, not ready\n  version 3: AVAILABLE, ready [stable]\n"

@@ -48,6 +48,15 @@ def test_secrets_are_not_in_the_repr():
     assert "SECRET" not in repr(connection)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("X-Key", "a"), ("", "a"), ("x key", "a"), (":path", "a"), ("x", "a\n"), ("x", "é")]
+)
+def test_metadata_that_no_call_can_carry_is_refused_without_repeating_it(key, value):
+    with pytest.raises(ValueError, match="metadata") as refused:
+        Client(metadata={key: f"SECRET{value}"})
+    assert "SECRET" not in str(refused.value)
+
+
 @pytest.mark.parametrize("attempts", [0, 6])
 def test_an_impossible_number_of_attempts_is_refused(attempts):
     with pytest.raises(ValueError, match="must"):

@@ -9,6 +9,7 @@ from dermserve.cli.photos import expand, load, shown
 from dermserve.cli.results import Results, print_json, print_text
 from dermserve.cli.server import server_options
 from dermserve.client import Answer, Client, TtaMode
+from dermserve.client._request import preparer
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
@@ -39,10 +40,10 @@ def classify(
     photos with an answer are not sent again, failed ones are. Exit codes: 0 all answered, 1 some failed, 2 wrong usage,
     3 no server.
     """
-    if asked["version"] is not None and asked["label"] is not None:
-        raise click.UsageError("give --version or --label, not both")
-    if not asked["model"]:
-        raise click.BadParameter("it is empty", param_hint="--model")
+    try:
+        preparer(**asked)
+    except ValueError as wrong:
+        raise click.UsageError(str(wrong)) from wrong
     found = expand(photos, written=filter(None, (table, resume)))
     for name, what in found.skipped:
         click.echo(shown(f"{name}: skipped: {what}"), err=True)

@@ -23,6 +23,8 @@ def models(ctx: click.Context, /, *, name: str | None, as_json: bool, client: Cl
     """
     try:
         found = client.models() if name is None else (client.model(name),)
+    except ValueError as error:  # not text
+        raise click.UsageError(str(error)) from error
     except DermserveError as error:
         click.echo(f"{error.message} ({error.reason}: {error.help})", err=True)
         ctx.exit(Exit.NO_SERVER if isinstance(error, Unavailable) else Exit.FAILED)

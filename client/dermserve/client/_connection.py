@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ _LONGEST = 1e9  # seconds; with much longer timeouts a call ends at once, as gRP
 _BEGIN = b"-----BEGIN CERTIFICATE"
 _SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")  # of gRPC targets without a host
 _PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
+_KEY, _VALUE = re.compile(r"[0-9a-z_.-]+"), re.compile(r"[ -~]*")  # of metadata, as gRPC takes them
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 _NAMED = ("dns", "ipv4", "ipv6")  # schemes of gRPC targets that name a host
@@ -80,6 +82,9 @@ class Connection:
         if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
             given = f"the target {self.target!r} is not HOST:PORT"
             raise ValueError(f"{given}: give, for example, {DEFAULT_TARGET} or [::1]:50051")
+        for key, value in self.metadata.items():
+            if not (_KEY.fullmatch(key) and (key.endswith("-bin") or _VALUE.fullmatch(value))):
+                raise ValueError(f"metadata {key!r} needs a key of 0-9 a-z _ - . and a value of printable ASCII alone")
         if not 1 <= self.attempts <= 5:  # gRPC's own cap
             raise ValueError(f"attempts must lie in 1..5, not {self.attempts}")
 

@@ -38,8 +38,8 @@ def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode
         raise ValueError('name a model, for example model="resnet50"')
     if version is not None and label is not None:
         raise ValueError("give a version or a label, not both")
-    if version is not None and version < 1:
-        raise ValueError(f"versions count from 1, not {version}")
+    if version is not None and not 1 <= version < 2**63:
+        raise ValueError(f"versions count from 1 to 2^63 - 1, not {version}")
     selector = classifier_pb2.ModelSelector(name=model, version=version, label=label)
     mode = f"TTA_MODE_{TtaMode(tta).name}"
     return lambda image: classifier_pb2.ClassifyRequest(model=selector, image=image, tta=mode)
