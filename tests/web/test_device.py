@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from playwright.sync_api import Browser, expect
 
+from dermserve.contract import SCHEMA_VERSION
 from dermserve.edge.config import ON_DEVICE
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.tfserving import Scores
@@ -24,6 +25,7 @@ from tests.drawing import draw_lesion
 from tests.web.conftest import SHOTS
 from tests.web.page import App
 
+SOURCE = pathlib.Path(__file__).resolve().parents[2] / "client/web/src"
 pytestmark = pytest.mark.usefixtures("runtime")
 
 _ANSWER = """async ([photo, views]) => {
@@ -238,6 +240,20 @@ def test_an_even_picture_is_never_harmless_on_the_device(once: App, colour: tupl
     assert answer["namedClass"] == ""
 
 
+def test_another_version_is_another_model(once: App) -> None:
+    loaded = _evaluate(
+        once,
+        """const index = await (await fetch("/device/index.json")).json();
+           const url = `/device/${index.model}/${index.version}/model.tflite`;
+           const [first, again] = await Promise.all([device.load(url), device.load(url)]);
+           const missing = await device.load("/device/none/1/model.tflite").then(() => "loaded", () => "missing");
+           const other = await device.load(`${url}?another`);
+           return [first === again, missing, first === other];""",
+        None,
+    )
+    assert loaded == [True, "missing", False]
+
+
 @pytest.fixture(scope="module")
 def prepared(runtime: None, browser: Browser, served: str) -> Iterator[App]:
     """The page on a phone that has been prepared for answering by itself."""
@@ -284,6 +300,19 @@ def test_when_the_connection_is_lost_the_device_can_answer(ready: App, lesion: p
     ready.press("Analyse")
     ready.press("Answer on this device")
     assert "Answered on this device" in ready.result().inner_text()
+
+
+def test_a_model_whose_card_this_page_would_misread_does_not_answer(ready: App) -> None:
+    assert f"SCHEMA = {SCHEMA_VERSION};" in (SOURCE / "offline.ts").read_text()
+    script = """(change) => { const here = JSON.parse(localStorage["dermserve.device"]);
+      here.card.schemaVersion += change; localStorage["dermserve.device"] = JSON.stringify(here); }"""
+    ready.page.evaluate(script, -1)
+    ready.tab("Settings")
+    ready.page.reload()
+    expect(ready.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
+    ready.page.evaluate(script, 1)
+    ready.page.reload()
+    expect(ready.page.locator("#prepared")).to_be_visible()
 
 
 def test_settings_say_what_the_device_takes_and_remove_it(ready: App) -> None:

@@ -10,17 +10,25 @@ import { fit, type Pixels, view } from "./pixels";
 
 export { fit, judge, measure, view };
 
-let loading: Promise<CompiledModel> | undefined;
+let runtime: Promise<unknown> | undefined;
+let loading: { url: string; model: Promise<CompiledModel> } | undefined;
 
-/** Load the runtime and the model, once. */
+/** Load the runtime and the model, once each; another model replaces the one before. */
 export function load(url: string): Promise<CompiledModel> {
-  loading ??= loadLiteRt("/app/litert/").then(async () => {
-    const response = await fetch(url);
-    if (!response.ok) throw new Error(`${url}: ${response.status}`);
-    return loadAndCompile(new Uint8Array(await response.arrayBuffer()), { accelerator: "wasm" });
-  });
-  loading.catch(() => (loading = undefined));
-  return loading;
+  if (loading?.url !== url) {
+    runtime ??= loadLiteRt("/app/litert/");
+    runtime.catch(() => (runtime = undefined));
+    const begun = { url, model: runtime.then(() => compile(url)) };
+    loading = begun;
+    begun.model.catch(() => loading === begun && (loading = undefined));
+  }
+  return loading.model;
+}
+
+async function compile(url: string): Promise<CompiledModel> {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status}`);
+  return loadAndCompile(new Uint8Array(await response.arrayBuffer()), { accelerator: "wasm" });
 }
 
 /** The model's outputs for one view: probabilities, and the out-of-distribution score if it has one. */

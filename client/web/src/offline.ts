@@ -20,6 +20,7 @@ export interface Prepared {
   card: Card;
 }
 
+const SCHEMA = 2; // of the cards that this page reads, as dermserve.contract.SCHEMA_VERSION
 const CACHE = "dermserve-device";
 const RUNTIME = ["litert_wasm_internal.js", "litert_wasm_internal.wasm"];
 const COMPAT = ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.wasm"];
@@ -27,9 +28,11 @@ const COMPAT = ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.w
 type Device = typeof import("./device");
 const device = (): Promise<Device> => import("./device.js" as string) as Promise<Device>;
 
+/** What the device can answer with; null if there is nothing, or if its card has numbers that this page would misread. */
 export function prepared(): Prepared | null {
   try {
-    return JSON.parse(get("device") ?? "null") as Prepared | null;
+    const here = JSON.parse(get("device") ?? "null") as Prepared | null;
+    return here?.card.schemaVersion === SCHEMA ? here : null;
   } catch {
     return null;
   }
@@ -79,7 +82,7 @@ export async function prepare(offer: { model: string; version: string }, progres
 async function cardOf(offer: { model: string; version: string }): Promise<Card> {
   const model = (await api.models()).find(({ name }) => name === offer.model);
   const card = model?.versions?.find(({ version }) => version === offer.version)?.card;
-  if (!card) throw new Error(`the server has no card for ${offer.model} ${offer.version}`);
+  if (card?.schemaVersion !== SCHEMA) throw new Error(`the server has no card for ${offer.model} ${offer.version} that this page reads`);
   return card;
 }
 
