@@ -31,16 +31,16 @@ def parse_card(text: str | bytes) -> card_pb2.Card:
 
 def validate_card(card: card_pb2.Card) -> None:
     """Check the fields that readers rely on. Raises CardError: the first one that is wrong."""
-    if card.schema_version != SCHEMA_VERSION:
-        known = f"this dermserve reads {SCHEMA_VERSION} alone: export the model with the dermserve that serves it"
-        raise CardError(f"schema_version is {card.schema_version}, and {known}")
-    if not card.model:
-        raise CardError("model is empty")
-    _validate_classes(card)
-    if card.input.height < 1 or card.input.width < 1 or card.input.fit != card_pb2.FIT_CENTER_CROP:
-        raise CardError("input needs a height, a width and a fit this dermserve knows (FIT_CENTER_CROP)")
-    if not card.views or card.views[0] != "identity":
-        raise CardError('views must begin with "identity"')
+    known = f"this dermserve reads {SCHEMA_VERSION} alone: export the model with the dermserve that serves it"
+    _require(card.schema_version == SCHEMA_VERSION, f"schema_version is {card.schema_version}, and {known}")
+    _require(card.model != "", "model is empty")
+    codes = [info.code for info in card.classes]
+    _require(len(codes) > 1, "classes must name at least two classes")
+    _require(all(codes) and len(set(codes)) == len(codes), "classes must have codes, all different")
+    _require(all(info.name for info in card.classes), "classes must have full names")
+    fits = min(card.input.height, card.input.width) > 0 and card.input.fit == card_pb2.FIT_CENTER_CROP
+    _require(fits, "input needs a height, a width and a fit this dermserve knows (FIT_CENTER_CROP)")
+    _require(card.views[:1] == ["identity"], 'views must begin with "identity"')
     if card.HasField("calibration"):
         _validate_calibration(card.calibration)
         _validate_looks(card)
@@ -49,29 +49,21 @@ def validate_card(card: card_pb2.Card) -> None:
         _validate_profile(card)
 
 
-def _validate_classes(card: card_pb2.Card) -> None:
-    codes = [info.code for info in card.classes]
-    if len(codes) < 2:
-        raise CardError("classes must name at least two classes")
-    if not all(codes) or len(set(codes)) != len(codes):
-        raise CardError("classes must have codes, all different")
-    if not all(info.name for info in card.classes):
-        raise CardError("classes must have full names")
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise CardError(fault)
 
 
 def _validate_calibration(calibration: card_pb2.Calibration) -> None:
-    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
-        raise CardError(f"calibration.temperature must be a positive number, not {calibration.temperature}")
-    given = {field.name: value for field, value in calibration.ListFields()}
+    temperature = calibration.temperature
+    _require(0 < temperature < math.inf, f"calibration.temperature must be a positive number, not {temperature}")
     for field in ("min_confidence", "max_view_std", "adaptive_margin"):
-        if not 0 <= given.get(field, 0) <= 1:
-            raise CardError(f"calibration.{field} must lie in 0..1, not {given[field]}")
+        share = getattr(calibration, field)
+        _require(0 <= share <= 1, f"calibration.{field} must lie in 0..1, not {share}")
     for field in ("max_ood_score", "max_scope_score"):
-        if not math.isfinite(given.get(field, 0)):
-            raise CardError(f"calibration.{field} must be finite")
+        _require(math.isfinite(getattr(calibration, field)), f"calibration.{field} must be finite")
     for limit, value in calibration.quality.ListFields():
-        if not math.isfinite(value):
-            raise CardError(f"calibration.quality.{limit.name} must be finite")
+        _require(math.isfinite(value), f"calibration.quality.{limit.name} must be finite")
 
 
 def _validate_risk(card: card_pb2.Card) -> None:
@@ -79,39 +71,37 @@ def _validate_risk(card: card_pb2.Card) -> None:
     given = [name for name in points if card.calibration.HasField(name)]
     if not given:
         return
-    if len(given) == 1:
-        raise CardError(f"calibration.{given[0]} needs the other of rule_out and rule_in beside it")
-    if not any(info.malignant for info in card.classes):
-        raise CardError("calibration.rule_out needs a class that is malignant")
-    if not 0 <= points["rule_out"].threshold <= points["rule_in"].threshold <= 1:
-        raise CardError("calibration.rule_out and rule_in must have thresholds in 0..1 that ascend")
+    _require(len(given) == 2, f"calibration.{given[0]} needs the other of rule_out and rule_in beside it")
+    malignant = any(info.malignant for info in card.classes)
+    _require(malignant, "calibration.rule_out needs a class that is malignant")
+    ascend = 0 <= points["rule_out"].threshold <= points["rule_in"].threshold <= 1
+    _require(ascend, "calibration.rule_out and rule_in must have thresholds in 0..1 that ascend")
     for name, point in points.items():
         for share in (point.sensitivity, point.specificity):
-            if not 0 <= share.low <= share.value <= share.high <= 1:
-                raise CardError(f"calibration.{name}: a share must lie in 0..1 and within its interval")
+            lies = 0 <= share.low <= share.value <= share.high <= 1
+            _require(lies, f"calibration.{name}: a share must lie in 0..1 and within its interval")
 
 
 def _validate_looks(card: card_pb2.Card) -> None:
     looks = card.calibration.adaptive_looks
     views = [look.views for look in looks]
-    if views != sorted(set(views)) or not all(1 < count < len(card.views) for count in views):
-        raise CardError("calibration.adaptive_looks must ascend in views, after the first view and before the last")
-    if not all(0 <= look.margin <= 1 for look in looks):
-        raise CardError("calibration.adaptive_looks: each margin must lie in 0..1")
+    ascend = views == sorted(set(views)) and all(1 < count < len(card.views) for count in views)
+    _require(ascend, "calibration.adaptive_looks must ascend in views, after the first view and before the last")
+    shares = all(0 <= look.margin <= 1 for look in looks)
+    _require(shares, "calibration.adaptive_looks: each margin must lie in 0..1")
 
 
 def _validate_profile(card: card_pb2.Card) -> None:
-    if len(card.profile.class_shares) != len(card.classes):
-        raise CardError(f"profile.class_shares must have {len(card.classes)} shares, one for each class")
-    shares = {"class_shares": card.profile.class_shares}
+    shares, classes = {"class_shares": card.profile.class_shares}, len(card.classes)
+    text = f"profile.class_shares must have {classes} shares, one for each class"
+    _require(len(shares["class_shares"]) == classes, text)
     for field in ("confidence", "brightness", "sharpness"):
         histogram = getattr(card.profile, field)
         edges = list(histogram.edges)
-        if len(histogram.shares) != len(edges) + 1:
-            raise CardError(f"profile.{field} needs one share more than edges")
-        if not all(map(math.isfinite, [histogram.mean, *edges])) or edges != sorted(set(edges)):
-            raise CardError(f"profile.{field} needs finite numbers, and edges that ascend")
+        _require(len(histogram.shares) == len(edges) + 1, f"profile.{field} needs one share more than edges")
+        sound = all(map(math.isfinite, [histogram.mean, *edges])) and edges == sorted(set(edges))
+        _require(sound, f"profile.{field} needs finite numbers, and edges that ascend")
         shares[f"{field}.shares"] = histogram.shares
     for field, values in shares.items():
-        if not all(0 <= share <= 1 for share in values) or abs(sum(values) - 1) > 1e-6:
-            raise CardError(f"profile.{field} must lie in 0..1 and sum to 1")
+        sound = all(0 <= share <= 1 for share in values) and abs(sum(values) - 1) <= 1e-6
+        _require(sound, f"profile.{field} must lie in 0..1 and sum to 1")
