@@ -18,6 +18,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
     UnsupportedFormatError,
 )
+from dermserve.imaging.header import read_header
 from tests.imaging.files import chunk, png_header, saved, turned
 
 decoding = importlib.import_module("dermserve.imaging.decode")  # the package has a function of this name
@@ -83,6 +84,14 @@ def test_every_usual_kind_of_photo_is_decoded(data: bytes) -> None:
     assert pixels.shape == (_SIDE, _SIDE, 3)
     assert pixels.dtype == np.uint8
     assert abs(float(pixels.mean()) - float(_NOISE.mean())) < 12
+
+
+def test_decoders_get_no_comments_and_no_metadata() -> None:
+    photo = saved(Image.fromarray(_NOISE), "JPEG", exif=Image.Exif(), comment=b"a comment", icc_profile=b"a profile")
+    kept = read_header(photo[:2] + b"\xff\xed\0\x06IPTC" + photo[2:]).data
+    for part in (b"a comment", b"Exif", b"a profile", b"IPTC"):
+        assert part not in kept
+    assert len(kept) < len(saved(Image.fromarray(_NOISE), "JPEG")) + 1
 
 
 def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:

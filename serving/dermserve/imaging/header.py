@@ -20,7 +20,9 @@ _MAX_PROFILE = 1 << 20  # bytes: profiles of cameras and phones have 500 to 4,00
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, by channels
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
-_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+# Segments of applications, and comments; but Adobe's APP14 names the coding of colours.
+_DROPPED = {*range(0xE1, 0xF0), 0xFE} - {0xEE}
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -102,7 +104,7 @@ def _jpeg(data: bytes) -> Header:
             exif = exif or segment[6:]
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
             profile[segment[12:13]] = segment[14:]
-        elif not 0xE0 < marker <= 0xEF or marker == 0xEE:  # Adobe's APP14 names the coding of colours
+        elif marker not in _DROPPED:
             kept.append(data[start:end])
     else:
         raise UndecodablePhotoError("JPEG")
