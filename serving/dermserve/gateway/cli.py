@@ -1,8 +1,6 @@
 """`dermserve gateway` and `dermserve config`: the options, the signals, the output, and the exit code."""
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import json
 import logging
@@ -21,7 +19,6 @@ from dermserve.gateway.server import lifespan
 if sys.platform != "win32":
     import uvloop
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
     click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one."),
@@ -58,7 +55,6 @@ def gateway(file: pathlib.Path | None, **options: Any) -> None:
     """
     config, _ = _loaded(file, options)
     configure_logs()
-    keep_freed_memory()
     try:
         # uvloop costs less under load than asyncio's own event loop; Windows has none.
         with asyncio.Runner(loop_factory=None if sys.platform == "win32" else uvloop.new_event_loop) as runner:
@@ -79,14 +75,6 @@ def config(file: pathlib.Path | None, **options: Any) -> None:
     values = settings.model_dump(mode="json")  # names files with secrets, but no secret
     for name, source in sources.items():
         click.echo(f"{name} = {values[name]}  # {source}")
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 8 MB for the next photo: to fault it in again took a fifth of the time of a large one."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        libc = ctypes.CDLL(None)
-        for threshold in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(threshold, 8 << 20)
 
 
 def configure_logs() -> None:
