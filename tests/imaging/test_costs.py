@@ -144,6 +144,7 @@ def test_a_format_that_is_not_reduced_while_decoded_has_its_own_limit(data: Call
 
 
 _JPEG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "JPEG")
+_PROGRESSIVE = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "JPEG", progressive=True)
 _PNG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "PNG")
 _EXIF, _TEXT = files.segment(0xE1, b"Exif\0\0"), files.chunk(b"tEXt", b"a\0b")
 
@@ -187,7 +188,10 @@ def test_a_photo_of_two_sizes_is_refused_by_the_larger_or_as_damaged(data: Calla
         (lambda: files.jpeg_of_scans(2000, 65), "JPEG file has more than 64 scans"),
         (lambda: _JPEG[:2] + files.segment(0xE5) * 1_000_000 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
         (lambda: _JPEG[:2] + _EXIF * 1_000_000 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
-        (lambda: _JPEG[:-2] + files.segment(0xE2) * 1_000_000 + _JPEG[-2:], "JPEG file has more than 4,096 segments"),
+        (
+            lambda: _PROGRESSIVE[:-2] + files.segment(0xE2) * 1_000_000 + _PROGRESSIVE[-2:],
+            "JPEG file has more than 4,096 segments",
+        ),
         (lambda: _PNG[:33] + files.chunk(b"IDAT", b"") * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
         (lambda: _PNG[:33] + _TEXT * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
         (lambda: _webp((b"VP8X", bytes(10)), *[(b"ANMF", b"")] * 500_000), "WebP file has more than 4,096 chunks"),
@@ -213,6 +217,7 @@ def _many_tags() -> bytes:
         lambda: _JPEG[:2] + b"\xff" * 19_000_000 + _JPEG[2:],
         lambda: _JPEG[:-2] + b"\xff" * 19_000_000 + _JPEG[-2:],
         lambda: _JPEG[:-2] + b"\xff\xd0" * 9_000_000 + _JPEG[-2:],
+        lambda: _JPEG[:-2] + files.segment(0xE2) * 4_000_000 + _JPEG[-2:],
         lambda: _JPEG[:2] + files.segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 290 + _JPEG[2:],
         lambda: _PNG[:33] + files.chunk(b"eXIf", _many_tags()) + _PNG[33:],
         lambda: _PNG[:33] + files.chunk(b"iCCP", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
@@ -221,7 +226,10 @@ def _many_tags() -> bytes:
         lambda: files.png(4900, 4900, colour=6, depth=16),
         lambda: heif_files.grid(_TILE, 4032, 3024),
     ],
-    ids=["fill", "fill_after", "restarts", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans", "png", "heic"],
+    ids=[
+        "fill", "fill_after", "restarts", "segments_after", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans",
+        "png", "heic",
+    ],
 )  # fmt: skip
 def test_no_photo_takes_two_seconds_of_a_core(data: Callable[[], bytes]) -> None:
     photo = data()

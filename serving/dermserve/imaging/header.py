@@ -113,12 +113,12 @@ def _jpeg(data: bytes) -> Header:
         raise UnsupportedFormatError(
             "JPEG files that are arithmetically coded, lossless or of 12 bits are not supported"
         )
-    scans = 1 + sum(marker == _SOS for marker, *_ in walk)
-    if scans > _MAX_SCANS:
+    # Of a sequential file whose first scan has all components, decoders read no further scan.
+    whole = coding != 0xC2 and data[start + 4] == components
+    if not whole and sum(marker == _SOS for marker, *_ in walk) >= _MAX_SCANS:
         raise TooComplexError("JPEG", f"{_MAX_SCANS} scans")
     joined = b"".join(profile[number] for number in sorted(profile))
     samples = [(factors >> 4) * (factors & 15) for factors in frame[8 : 7 + 3 * components : 3]]
-    whole = coding != 0xC2 and scans == 1 and data[start + 4] == components
     held = 0 if whole else 2 * sum(samples) / max([1, *samples])  # decoders keep all coefficients until the last scan
     clean = b"".join([*kept, memoryview(data)[start:]])
     kind = "JPEG" if whole else "progressive JPEG"
