@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from dermserve.gateway.catalog import route
 from dermserve.gateway.tfserving import Target
 from tests.gateway.fake_tfserving import Version, make_card
-from tests.gateway.gateways import ask
+from tests.gateway.gateways import ask, reason_of
 
 BOTH = {"stable": 1, "canary": 2}
 PLAIN = Target("resnet50")
@@ -73,6 +73,14 @@ async def test_callers_are_split_by_their_key_which_no_log_shows(running, tfs, s
     assert {version for seen in versions.values() for version in seen} == {1, 2}
     assert all(len(seen) == 1 for seen in versions.values())
     assert "secret-" not in repr(log)
+
+
+async def test_a_canary_without_a_valid_card_gets_nobody_who_did_not_ask_for_it(running, tfs, shared):
+    tfs.models["resnet50"] |= {2: Version("{"), 3: Version(make_card())}
+    tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
+    async with running(canary_file=shared(1.0)) as world:
+        assert (await world.stub.Classify(ask(), timeout=100)).version == 1
+        assert reason_of(await world.refusal(ask(label="canary"))) == "INVALID_CARD"
 
 
 async def _samples(world, name):

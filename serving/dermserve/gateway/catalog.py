@@ -284,9 +284,11 @@ class Canary:
             _log.info("canary_shares_read", file=str(file), shares=self._shares)
 
     def route(self, target: Target, caller: str) -> Target:
-        """Apply the share in effect; see the function of this name."""
-        labels = self._catalog.models[target.model].labels
-        return route(target, share=self._shares[target.model], caller=caller, labels=labels)
+        """Apply the share in effect, if the canary can answer; see the function of this name."""
+        known = self._catalog.models[target.model]
+        canary = known.find(known.labels.get(CANARY, 0))
+        share = self._shares[target.model] if canary and canary.ready else 0.0
+        return route(target, share=share, caller=caller, labels=known.labels)
 
     def sample(self, model: str, pixels: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
         """Compare an answer of the canary in the background, if it is in the sample and no request waits for a slot."""
