@@ -311,6 +311,18 @@ def test_drift_begins_anew_when_a_version_has_another_card():
     assert len(list(drift.read())) <= 16
 
 
+def test_a_scrape_at_any_moment_reads_no_window_without_answers():
+    class Scraped(dict):
+        def __setitem__(self, key: object, window: object) -> None:
+            super().__setitem__(key, window)
+            assert [answers for _, answers, _, _ in drift.read()] == [1]
+
+    drift, card = Drift(), make_card()
+    drift._windows = Scraped()
+    card.profile.CopyFrom(profile())
+    drift.note("m", 1, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
+
+
 async def test_without_the_setting_no_port_is_opened_and_nothing_is_measured(running, tfs):
     async with running() as world:
         assert world.gateway.metrics_address is None

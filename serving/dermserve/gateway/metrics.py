@@ -136,10 +136,10 @@ class Drift:
             if len(self._windows) >= _VERSIONS:
                 del self._windows[next(iter(self._windows))]
             window = card, [list(each.edges) for each in _histograms(card.profile)], deque(maxlen=_WINDOW)
-            self._windows[model, version] = window
         top = max(probabilities)
         bins = map(bisect_right, window[1], (top, measures.brightness, measures.sharpness))
         window[2].append((top, [list(probabilities).index(top), *bins]))
+        self._windows[model, version] = window  # another thread reads none that is empty
 
     def read(self) -> Iterator[tuple[tuple[str, int], int, float, dict[str, float]]]:
         """For each model and version: answers in the window, their mean top probability, the index by what is compared.
