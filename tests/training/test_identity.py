@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import dermserve.imaging
+from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.export import SHIPPED
 from dermserve.models.exporter import run_content
 from dermserve.models.training import cli
@@ -228,7 +229,7 @@ def test_packing_and_converting_see_no_test_photos(
     instead_of_training(monkeypatch)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
-    run.update(calibration={"temperature": 1.0}, prior_shift=[0.0, 0.0, 0.0])
+    run.update(schema_version=SCHEMA_VERSION, calibration={"temperature": 1.0}, prior_shift=[0.0, 0.0, 0.0])
     shutil.copy(SHIPPED_DISTANCE, run.folder)
     found: list[Labelled] = []
 
@@ -290,7 +291,9 @@ def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeyp
     single = {"accuracy": 1.0, "accuracy_95": [0.9, 1.0], "balanced_accuracy": 1.0, "ece": 0.0}
     verdict = {"abstained": 0.0, "confident": 1.0, "malignant_confidently_benign": 0.0}
     run.update(
-        calibration={"temperature": 1.0}, metrics={"test": {"single": single, "tta": single, "verdict": verdict}}
+        schema_version=SCHEMA_VERSION,
+        calibration={"temperature": 1.0},
+        metrics={"test": {"single": single, "tta": single, "verdict": verdict}},
     )
     shutil.copy(SHIPPED_DISTANCE, run.folder)
     card = run_content(run.folder).provenance
@@ -301,6 +304,10 @@ def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeyp
         with pytest.raises(
             RunError, match=r"run\.json has not what this dermserve writes .*: run `dermserve evaluate`"
         ):
+            run_content(run.folder)
+    for schema in (None, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1):
+        run.update(**(evaluated | {"schema_version": schema}))
+        with pytest.raises(RunError, match=r"schema version .*: run `dermserve evaluate` .* again"):
             run_content(run.folder)
 
 

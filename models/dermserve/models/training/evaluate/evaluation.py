@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
+from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
@@ -83,6 +84,7 @@ def evaluate_own(
     save_distance(fitted.distance, run.folder / DISTANCE)
     identity = fitted.probabilities(validation[0].one)[:, 0]
     run.update(
+        schema_version=SCHEMA_VERSION,
         calibration=fitted.calibration,
         prior_shift=fitted.shift.tolist(),
         metrics=metrics,

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.architectures import fitting, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
@@ -79,11 +80,17 @@ class FinishedRun:
         return self.evaluated("calibration")
 
     def evaluated(self, key: str) -> dict[str, Any]:
-        """Return what `dermserve evaluate` wrote into run.json under a key. Raises RunError: it has not yet."""
-        found = self.summary.get(key)
-        if found is None:
-            raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
-        return dict(found)
+        """Return what `dermserve evaluate` wrote into run.json under a key.
+
+        Raises RunError: it has not yet, or it was one for cards in which a number may mean something else.
+        """
+        summary, needed = self.summary, "run `dermserve evaluate` on the data it was trained from"
+        if summary.get(key) is None:
+            raise RunError(f"{self.folder} is not calibrated: {needed}")
+        if (schema := summary.get("schema_version")) != SCHEMA_VERSION:
+            what = f"calibrated for cards of schema version {schema or 'unknown'}, not of {SCHEMA_VERSION}"
+            raise RunError(f"{self.folder} is {what}: {needed} again")
+        return dict(summary[key])
 
     @property
     def shift(self) -> NDArray[np.float64]:
