@@ -76,7 +76,8 @@ class ClassifierServicer:
 
     def ClassifyStream(self, request_iterator, context):
         """Classifies many photos over one stream. Answers come as they finish, in any order, matched by `id`. A photo that
-        fails gets an error of its own and does not end the stream.
+        fails gets an error of its own and does not end the stream. Read answers while you send photos: while 1,000 are
+        unread, no further photo is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
