@@ -82,6 +82,7 @@ async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running,
         (grpc.StatusCode.NOT_FOUND, "Servable not found"),
         "hang",
         "nonsense",
+        "another version that hangs",
     ],
     ids=str,
 )
@@ -96,6 +97,10 @@ async def test_adaptive_answers_with_what_it_has_when_a_later_stage_fails(runnin
             tfs.faults["Predict"] = fault  # of the next one
         elif fault == "hang" and len(tfs.predicts) > 1:
             await asyncio.Event().wait()
+        elif fault == "another version that hangs":
+            if 2 in tfs.models["resnet50"]:
+                await asyncio.Event().wait()
+            asyncio.get_running_loop().call_soon(tfs.models.update, {"resnet50": {2: Version(make_card())}})
 
     def spoil(response: object) -> None:
         if fault == "nonsense" and len(tfs.predicts) > 1:

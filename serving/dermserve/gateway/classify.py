@@ -13,6 +13,7 @@ from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.background import Workers
 from dermserve.gateway.batching import Batching, Part
+from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
@@ -122,8 +123,11 @@ class _Request:
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._rpc.label = None if routed is self._target else routed.label
                 try:
-                    found = await self._attempt(catalog.choose(routed))
+                    async with asyncio.timeout(self._spare().left() if self._in_hand else None):
+                        found = await self._attempt(catalog.choose(routed))
                     break
+                except TimeoutError as error:
+                    raise BudgetSpentError("asking another version") from error
                 except ServableNotFoundError as error:
                     await catalog.poll()
                     fault = catalog.find(self._target.model).absent(self._target)
@@ -187,8 +191,7 @@ class _Request:
         Returns:
             All scores.
         """
-        left = self._rpc.budget.left()
-        budget = self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
+        budget = self._spare()
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
@@ -198,6 +201,11 @@ class _Request:
             raise BudgetSpentError("asking for further views") from error
         rows, ood_scores = [*seen.probabilities, *further.probabilities], [*seen.ood_scores, *further.ood_scores]
         return Scores(seen.version, rows, ood_scores)
+
+    def _spare(self) -> Budget:
+        """Return the budget less the time to answer with what is in hand."""
+        left = self._rpc.budget.left()
+        return self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
 
     def _write(
         self, scores: Scores, card: card_pb2.Card, prepared: Prepared, error: GatewayError | None = None
