@@ -55,9 +55,10 @@ def test_chromium_finds_no_fault_and_would_install_it(browser: Browser, served: 
         chromium.on("Audits.issueAdded", lambda event: issues.append(event["issue"]))
         chromium.send("Audits.enable")
         app.context.on("request", lambda request: asked.append(_origin(request)))
+        # Before: a page that loads while its service worker is activated is controlled from the next load on.
+        app.until("navigator.serviceWorker.controller !== null")
         app.page.reload()
         app.page.wait_for_selector("#app[data-service]")
-        app.until("navigator.serviceWorker.controller !== null")
         manifest = chromium.send("Page.getAppManifest")
         assert (manifest["errors"], manifest["url"]) == ([], f"{served}/app/manifest.webmanifest")
         errors = chromium.send("Page.getInstallabilityErrors")["installabilityErrors"]
