@@ -49,6 +49,7 @@ def test_kserves_kinds_have_no_other_fields_and_the_rest_is_valid(manifests: lis
     assert {"ServingRuntime", "InferenceService"} <= {manifest["kind"] for manifest in manifests}
 
 
+@pytest.mark.slow  # builds Kubernetes' validation
 def test_the_pods_keep_our_rules_and_kubernetes_own(manifests: list[Manifest], tmp_path: pathlib.Path) -> None:
     made = [manifest for manifest in manifests if "kserve" not in manifest["apiVersion"]]
     made.append(_made_by_kserve(manifests))

@@ -10,6 +10,8 @@ import yaml
 from tests.k8s.go import CACHE, go
 from tests.k8s.rendering import JOBS, TARGETS, Manifest, named, of_kind, pod, render, rendered_text
 
+pytestmark = pytest.mark.slow  # builds kube-score
+
 VERSION = "v1.20.0"
 WITH_OTHERS = {"production+edge-monitoring", "production+ingress"}
 """Components for `edge`, checked with it in production+all."""

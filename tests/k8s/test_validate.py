@@ -13,6 +13,8 @@ import yaml
 from tests.k8s.go import CACHE, go
 from tests.k8s.rendering import JOBS, K8S, TARGETS, Manifest, named, of_kind, render, rendered_text
 
+pytestmark = pytest.mark.slow  # builds Kubernetes' validation
+
 
 @functools.cache
 def _program() -> pathlib.Path:
