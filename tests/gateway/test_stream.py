@@ -93,9 +93,10 @@ async def test_a_caller_who_reads_no_answers_is_read_no_further_until_it_does(mo
             taken.append(number)
             yield _item(str(number)).SerializeToString()
 
+    arriving = items()
     rpcs = Rpcs(Config(), metrics=Metrics(["resnet50"]), tracing=Tracing(), finished=asyncio.Event())
     rpc = rpcs.open("ClassifyStream", Nobody(), model=None)
-    answers = service._PhotoStream(Nobody(), rpc, asyncio.Event(), at_once=4).answers(items())
+    answers = service._PhotoStream(Nobody(), rpc, asyncio.Event(), at_once=4).answers(lambda: anext(arriving, None))
     answered = [(await anext(answers)).id]
     for _ in range(1000):
         await asyncio.sleep(0)

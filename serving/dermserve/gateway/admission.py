@@ -11,12 +11,19 @@ or a request would wait for longer than its budget and three seconds, an overloa
 one and the two extra requests are not admitted, until no request has been refused for a second. (After Nichols &
 Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.) A request is also refused on arrival if it would wait for
 longer than its budget, or if its photo would exceed the bound on the bytes of all photos in memory.
+
+gRPC receives a message while its handler reads, and does not say how large it is. So what photos take before their
+requests can be admitted is bounded by the resident memory of the process.
 """
 
 import asyncio
+import contextlib
+import ctypes
 import math
+import os
+import pathlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from dermserve.gateway.budget import Budget, Clock
@@ -28,6 +35,8 @@ _LEAST_RETRY = 0.05  # seconds; the shortest retry delay that a refusal names
 # Seconds; a wait up to this is no overload, even if it exceeds a budget. A burst is limited to what causes such a wait.
 _LONG = 3.0
 _CALM = 1.0  # seconds without a refusal after which an overload is over
+_LOOK_EVERY = 0.02  # seconds between looks at the memory while messages are received
+_STATM = pathlib.Path("/proc/self/statm")
 
 
 @dataclass(slots=True)
@@ -36,6 +45,58 @@ class HeldBytes:
 
     most: int
     held: int = 0
+
+
+class Receiving:
+    """Receives messages. While they take too much memory, the newest half of them is refused again and again."""
+
+    def __init__(self, room: int) -> None:
+        """Let the resident memory grow by `room` bytes from now on. It is looked at on Linux alone."""
+        self._most = resident_bytes() + room
+        self._newest_last: dict[asyncio.Timeout, None] = {}
+        self._look: asyncio.TimerHandle | None = None
+
+    async def receive(self, message: Awaitable[bytes | None]) -> bytes | None:
+        """Wait for a message.
+
+        Raises:
+            OverloadedError: messages took too much memory meanwhile.
+        """
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(_LOOK_EVERY, self._bound)
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._newest_last[limit] = None
+                try:
+                    return await message
+                finally:
+                    del self._newest_last[limit]
+        except TimeoutError:
+            raise OverloadedError(_CALM) from None
+
+    def _bound(self) -> None:
+        loop, self._look = asyncio.get_running_loop(), None
+        if not self._newest_last:
+            return
+        self._look = loop.call_later(_LOOK_EVERY, self._bound)
+        if resident_bytes() > self._most:
+            trim_memory()
+        if resident_bytes() > self._most:
+            for limit in list(self._newest_last)[len(self._newest_last) // 2 :]:
+                limit.reschedule(loop.time())
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 where it is not known."""
+    with contextlib.suppress(OSError):
+        return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, which glibc keeps."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class Queue:

@@ -73,7 +73,10 @@ class Workers:
         self._replace_stuck()
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._jobs.put((future, work))
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # its error refers to this frame
 
     def close(self) -> None:
         """Let the threads end once earlier work is done, without waiting for them."""

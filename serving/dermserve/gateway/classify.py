@@ -93,6 +93,7 @@ class Classifier:
         Raises:
             GatewayError: the request or photo is invalid, there is no room or time for it, or the model servers fail.
         """
+        rpc.model = photo.target.model
         request = _Request(self, photo, rpc)
         try:
             async with asyncio.timeout(rpc.budget.left()):
@@ -130,9 +131,10 @@ class _Request:
                     raise BudgetSpentError("asking another version") from error
                 except ServableNotFoundError as error:
                     await catalog.poll()
-                    fault = catalog.find(self._target.model).absent(self._target)
-                    if attempt == _ATTEMPTS or fault.reason != "MODEL_NOT_AVAILABLE":
-                        raise fault from error
+                    # As no local variable: it would refer to this frame, and keep the photo.
+                    fault = functools.partial(catalog.find(self._target.model).absent, self._target)
+                    if attempt == _ATTEMPTS or fault().reason != "MODEL_NOT_AVAILABLE":
+                        raise fault() from error
             if self._rpc.label == CANARY:
                 self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
             return self._write(*found)

@@ -64,7 +64,7 @@ class Config(BaseSettings):
     batch_seconds: float = Field(0.05, ge=0, le=_MOST)
     queue: int = Field(256, ge=0, le=10**9)  # requests that wait, for each model; none during an overload
     stream_queue: Count = 256  # photos of all streams that wait, for each model
-    max_held_bytes: Count = 128_000_000  # of all photos that wait or are in progress; in memory they count twice
+    max_held_bytes: Count = 128_000_000  # of all photos that wait or are in progress; as many may be being received
     tls_certificate: FilePath | None = None  # chain of this server; with tls_key, callers need TLS
     tls_key: FilePath | None = None  # its private key
     tls_client_ca: FilePath | None = None  # authorities whose certificates callers must show (mTLS)
@@ -101,6 +101,11 @@ class Config(BaseSettings):
         if (self.tfs_tls_certificate or self.tfs_tls_name) and not self.tfs_tls_ca:
             raise ValueError("tfs_tls_certificate and tfs_tls_name need tfs_tls_ca")
         return self
+
+    @property
+    def photo_memory(self) -> int:
+        """Bytes of memory for all photos: those in progress, those being received, and what is decoded."""
+        return 2 * self.max_held_bytes + _DECODING_BYTES
 
     @property
     def limits(self) -> Limits:

@@ -157,16 +157,18 @@ class Rpc:
         self._rpcs.count(self._context)
         return self
 
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, frames: object) -> None:
         """End with the answer or an error, which is sent.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error.
             GatewayError: the error of a photo.
         """
+        del frames  # what is raised refers to this one, and through them to the photo
         try:
             await self._end(error)
         finally:
+            del error
             if self._end_span:
                 self._end_span()
 
@@ -189,16 +191,27 @@ class Rpc:
         reason = refusal.reason if refusal else None
         self._rpcs.metrics.ended(self, code, facts, seconds=seconds, reason=reason)
         # A bad photo or a caller who gave up says nothing of the version. gRPC cancels calls that are late, too.
-        is_end = refusal or not error or self.budget.left() <= OVER
+        is_end = refusal is not None or not error or self.budget.left() <= OVER
         if self.model and self.label and is_end and not isinstance(error, PhotoError | MemoryError):
             seconds -= self.spent["admit"]
             self._rpcs.metrics.routed(self.model, self.label, failed=error is not None, seconds=seconds)
         if code != "OK":
             self._rpcs.tracing.fail(code)
+        forget_frames(error)
         if refusal:
             if self._context:
                 await _abort(self._context, refusal, request_id=self.request_id)
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal, error  # they refer to this frame
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Forget where an error was raised: frames that refer to it would keep the photo until the next full collection."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _refuse(error: Exception, *, stage: str) -> tuple[GatewayError, str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway import certificates
+from dermserve.gateway.admission import Receiving
 from dermserve.gateway.background import Background
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
@@ -35,6 +36,9 @@ _OPTIONS = (
     # Peers may ping, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Bytes that each call may send before its handler reads; by default gRPC allows more the faster they come.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1_000_000),
     # Calls that wait in gRPC's core, each with up to 64 kB. It ends further ones as CANCELLED, which clients do not
     # retry; by default it begins with that at 1,000.
     ("grpc.server.max_pending_requests", 3000),
@@ -104,7 +108,8 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
             add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
-        ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
+        receiving, at_once = Receiving(config.photo_memory), config.stream_at_once
+        ClassifierService(classifier, rpcs=rpcs, receiving=receiving, stream_at_once=at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds)
         _log.info("listening", address=address, tfs=config.tfs, models=config.models)

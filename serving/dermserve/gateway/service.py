@@ -1,19 +1,21 @@
 """The Classifier service: the four methods, and many photos over one stream.
 
 The generated `add_ClassifierServicer_to_server` is not used: with it, bytes that are not the method's message end as
-UNKNOWN with the parser's message, and a stack trace on stderr. Here methods take bytes and parse them.
+UNKNOWN with the parser's message, and a stack trace on stderr. Here methods take bytes and parse them. All methods are
+registered as streams of messages, which are the same on the wire, so that a message is received when the handler reads.
 """
 
 import asyncio
 import functools
 import operator
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from dermserve.gateway.admission import Receiving
 from dermserve.gateway.catalog import check_target
 from dermserve.gateway.classify import CLASSIFY, CLASSIFY_STREAM, Classifier, PhotoRequest
 from dermserve.gateway.errors import GatewayError
@@ -31,48 +33,68 @@ _T = TypeVar("_T", bound=Message)
 
 
 class ClassifierService:
-    """dermserve.v1.Classifier. Each method takes the bytes of its request."""
+    """dermserve.v1.Classifier."""
 
-    def __init__(self, classifier: Classifier, *, rpcs: Rpcs, stream_at_once: int) -> None:
-        self._classifier, self._rpcs, self._stream_at_once = classifier, rpcs, stream_at_once
+    def __init__(self, classifier: Classifier, *, rpcs: Rpcs, receiving: Receiving, stream_at_once: int) -> None:
+        self._classifier, self._rpcs, self._receiving = classifier, rpcs, receiving
+        self._stream_at_once = stream_at_once
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add the methods to a server."""
         render = operator.methodcaller("SerializeToString")
-        unary = functools.partial(grpc.unary_unary_rpc_method_handler, response_serializer=render)
-        stream = functools.partial(grpc.stream_stream_rpc_method_handler, response_serializer=render)
-        handlers: dict[str, Any] = {CLASSIFY: unary(self.classify), CLASSIFY_STREAM: stream(self.classify_stream)}
-        handlers |= {"ListModels": unary(self.list_models), "GetModel": unary(self.get_model)}
+        of_one: dict[str, tuple[Any, type[Message]]] = {
+            CLASSIFY: (self.classify, api.ClassifyRequest),
+            "ListModels": (self.list_models, api.ListModelsRequest),
+            "GetModel": (self.get_model, api.GetModelRequest),
+        }
+        handlers: dict[str, Any] = {
+            name: grpc.stream_unary_rpc_method_handler(
+                functools.partial(self._receive, name, *method), response_serializer=render
+            )
+            for name, method in of_one.items()
+        }
+        handlers[CLASSIFY_STREAM] = grpc.stream_stream_rpc_method_handler(
+            self.classify_stream, response_serializer=render
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def classify(self, data: bytes, context: Context) -> api.ClassifyResponse:
+    async def _receive(
+        self, name: str, method: Callable[[_T, Context], Awaitable[Any]], kind: type[_T], _: object, context: Context
+    ) -> Any:
+        """Receive the request of a method, and call it. Neither its bytes nor the message are kept here."""
+        try:
+            answer = method(parse(kind, await self._receiving.receive(read(context)) or b""), context)
+        except GatewayError:
+            async with self._rpcs.open(name, context):
+                raise
+        return await answer
+
+    async def classify(self, request: api.ClassifyRequest, context: Context) -> api.ClassifyResponse:
         """Classify one photo."""
         async with self._rpcs.open(CLASSIFY, context) as rpc:
-            photo = read_photo(parse(api.ClassifyRequest, data))
-            rpc.model = photo.target.model
-            rpc.answer = await self._classifier.classify(photo, rpc)
+            answering = self._classifier.classify(read_photo(request), rpc)
+            # gRPC keeps the error of a call, and so this frame, until the next full collection: not with the photo.
+            del request
+            rpc.answer = await answering
             return rpc.answer
 
-    async def classify_stream(
-        self, items: AsyncIterable[bytes], context: Context
-    ) -> AsyncIterator[api.ClassifyStreamResponse]:
+    async def classify_stream(self, _: object, context: Context) -> AsyncIterator[api.ClassifyStreamResponse]:
         """Classify many photos."""
         async with self._rpcs.open(CLASSIFY_STREAM, context, model=None) as rpc:
             photos = _PhotoStream(self._classifier, rpc, self._rpcs.stopping, at_once=self._stream_at_once)
-            async for answer in photos.answers(items):
+            async for answer in photos.answers(lambda: self._receiving.receive(read(context))):
                 yield answer
 
-    async def list_models(self, data: bytes, context: Context) -> api.ListModelsResponse:
+    async def list_models(self, _: api.ListModelsRequest, context: Context) -> api.ListModelsResponse:
         """List all models."""
         async with self._rpcs.open("ListModels", context):
-            parse(api.ListModelsRequest, data)
             models = self._classifier.catalog.models.values()
             return api.ListModelsResponse(models=[_write_model(model, cards=False) for model in models])
 
-    async def get_model(self, data: bytes, context: Context) -> api.GetModelResponse:
+    async def get_model(self, request: api.GetModelRequest, context: Context) -> api.GetModelResponse:
         """Return one model with its cards."""
         async with self._rpcs.open("GetModel", context) as rpc:
-            rpc.model = name = parse(api.GetModelRequest, data).name
+            rpc.model = name = request.name
             check_target(Target(name))
             return api.GetModelResponse(model=_write_model(self._classifier.catalog.find(name), cards=True))
 
@@ -86,16 +108,18 @@ class _PhotoStream:
         self._ids: set[str] = set()
         self._answers: asyncio.Queue[api.ClassifyStreamResponse | None] = asyncio.Queue()
 
-    async def answers(self, items: AsyncIterable[bytes]) -> AsyncIterator[api.ClassifyStreamResponse]:
+    async def answers(
+        self, receive: Callable[[], Awaitable[bytes | None]]
+    ) -> AsyncIterator[api.ClassifyStreamResponse]:
         """Answer every photo. Reading stops while enough are in flight, or not read by the caller.
 
         gRPC's flow control then slows the sender.
 
         Raises:
-            GatewayError: a message is not a ClassifyStreamRequest, or the gateway stops; photos that were read before
-                are answered.
+            GatewayError: a message is not a ClassifyStreamRequest, there is no memory for it, or the gateway stops;
+                photos that were read before are answered.
         """
-        running = asyncio.create_task(self._run(items))
+        running = asyncio.create_task(self._run(receive))
         running.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
@@ -106,10 +130,10 @@ class _PhotoStream:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    async def _run(self, items: AsyncIterable[bytes]) -> None:
+    async def _run(self, receive: Callable[[], Awaitable[bytes | None]]) -> None:
         """Read to the end or until the gateway stops, and answer what was read."""
         async with asyncio.TaskGroup() as tasks:
-            reading, stopping = tasks.create_task(self._read(items, tasks)), tasks.create_task(self._stopping.wait())
+            reading, stopping = tasks.create_task(self._read(receive, tasks)), tasks.create_task(self._stopping.wait())
             await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({reading}, timeout=_LAST_READS)
             for task in (reading, stopping):
@@ -117,13 +141,17 @@ class _PhotoStream:
         if fault := stopping_error() if reading.cancelled() else reading.result():
             raise fault
 
-    async def _read(self, items: AsyncIterable[bytes], photos: asyncio.TaskGroup) -> GatewayError | None:
-        """Begin a photo for each item; return the error of one that is no such message, after which none is read."""
+    async def _read(
+        self, receive: Callable[[], Awaitable[bytes | None]], photos: asyncio.TaskGroup
+    ) -> GatewayError | None:
+        """Begin a photo for each item; return the error that ended the reading."""
         number = 0
         await self._slots.acquire()
-        async for data in items:
+        while True:
             number += 1
             try:
+                if (data := await receive()) is None:
+                    return None
                 item = parse(api.ClassifyStreamRequest, data)
             except GatewayError as error:
                 return error
@@ -131,7 +159,6 @@ class _PhotoStream:
             del data, item  # release the photo's bytes; the task that answers has them
             await self._unread.acquire()
             await self._slots.acquire()
-        return None
 
     async def _answer(self, item_id: str, photo: PhotoRequest, number: int) -> None:
         """Answer one photo and release its place for the next."""
@@ -171,6 +198,12 @@ def _write_model(model: KnownModel, *, cards: bool) -> api.Model:
         for version in model.versions
     ]
     return api.Model(name=model.name, versions=versions)
+
+
+async def read(context: Context) -> bytes | None:
+    """Read the next message of a call; None if there is none."""
+    data = await context.read()
+    return data if isinstance(data, bytes) else None
 
 
 def read_photo(request: api.ClassifyRequest) -> PhotoRequest:
