@@ -38,7 +38,7 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Bytes that each call may send before its handler reads; by default gRPC allows more the faster they come.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1_000_000),
+    ("grpc.http2.lookahead_bytes", 4_000_000),
     # Calls that wait in gRPC's core, each with up to 64 kB. It ends further ones as CANCELLED, which clients do not
     # retry; by default it begins with that at 1,000.
     ("grpc.server.max_pending_requests", 3000),
