@@ -7,6 +7,7 @@ import gc
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.gateway import admission
 from dermserve.gateway.classify import PhotoRequest
@@ -68,6 +69,21 @@ async def test_a_call_without_a_message_is_one_without_a_model(running):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call
         assert reason_of(refused.value) == "MODEL_REQUIRED"
+
+
+async def test_a_large_request_without_a_photo_is_refused(running):
+    async with running() as world:
+        health = health_pb2_grpc.HealthStub(world.channel)
+        name = "x" * 100_000
+        for call in (
+            health.Check(health_pb2.HealthCheckRequest(service=name), timeout=100),
+            health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=100).read(),
+            world.stub.GetModel(classifier_pb2.GetModelRequest(name=name), timeout=100),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert reason_of(refused.value) == "MALFORMED_REQUEST"
 
 
 LARGE = PHOTO + bytes(100_000)

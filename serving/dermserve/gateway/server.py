@@ -21,7 +21,7 @@ from dermserve.gateway.metrics import Metrics, Snapshot, serve_metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
-from dermserve.gateway.service import SERVICE, ClassifierService
+from dermserve.gateway.service import HEALTH, SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
 
@@ -105,11 +105,10 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
             _log.info("metrics_listening", address=metrics_address)
         rpcs = Rpcs(config, metrics=metrics, tracing=tracing, finished=stop_now or asyncio.Event())
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
-            add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
+            add_reflection((SERVICE, HEALTH), server)
         receiving, at_once = Receiving(config.photo_memory), config.stream_at_once
-        ClassifierService(classifier, rpcs=rpcs, receiving=receiving, stream_at_once=at_once).add_to(server)
+        ClassifierService(classifier, rpcs=rpcs, receiving=receiving, stream_at_once=at_once).add_to(server, servicer)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds)
         _log.info("listening", address=address, tfs=config.tfs, models=config.models)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from grpc_health.v1.health import aio as health_service
+from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from dermserve.gateway.admission import Receiving
 from dermserve.gateway.catalog import check_target
@@ -25,6 +27,8 @@ from dermserve.gateway.tfserving import Target
 from dermserve.v1 import classifier_pb2 as api
 
 SERVICE = api.DESCRIPTOR.services_by_name["Classifier"].full_name
+HEALTH = "grpc.health.v1.Health"
+_MOST_WITHOUT_PHOTO = 65_536  # bytes of a request that has no photo
 _MAX_ID_BYTES = 128
 _MOST_UNREAD = 1000  # answers of a stream that its caller has not read; further photos wait
 _LAST_READS = 0.5  # seconds for which a stream is still read when the gateway stops: photos may be on their way
@@ -39,24 +43,24 @@ class ClassifierService:
         self._classifier, self._rpcs, self._receiving = classifier, rpcs, receiving
         self._stream_at_once = stream_at_once
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Add the methods to a server."""
+    def add_to(self, server: grpc.aio.Server, health: health_service.HealthServicer) -> None:
+        """Add the methods to a server, and those of health checks."""
         render = operator.methodcaller("SerializeToString")
-        of_one: dict[str, tuple[Any, type[Message]]] = {
-            CLASSIFY: (self.classify, api.ClassifyRequest),
-            "ListModels": (self.list_models, api.ListModelsRequest),
-            "GetModel": (self.get_model, api.GetModelRequest),
+        unary = functools.partial(grpc.stream_unary_rpc_method_handler, response_serializer=render)
+        stream = functools.partial(grpc.stream_stream_rpc_method_handler, response_serializer=render)
+        receive = functools.partial(functools.partial, self._receive)
+        ours: dict[str, Any] = {
+            CLASSIFY: unary(receive(CLASSIFY, self.classify, api.ClassifyRequest)),
+            CLASSIFY_STREAM: stream(self.classify_stream),
+            "ListModels": unary(receive("ListModels", self.list_models, api.ListModelsRequest)),
+            "GetModel": unary(receive("GetModel", self.get_model, api.GetModelRequest)),
         }
-        handlers: dict[str, Any] = {
-            name: grpc.stream_unary_rpc_method_handler(
-                functools.partial(self._receive, name, *method), response_serializer=render
-            )
-            for name, method in of_one.items()
+        checks: dict[str, Any] = {
+            "Check": unary(receive("Check", health.Check, HealthCheckRequest)),
+            "Watch": stream(receive("Watch", health.Watch, HealthCheckRequest)),
         }
-        handlers[CLASSIFY_STREAM] = grpc.stream_stream_rpc_method_handler(
-            self.classify_stream, response_serializer=render
-        )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        for name, handlers in ((SERVICE, ours), (HEALTH, checks)):
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
 
     async def _receive(
         self, name: str, method: Callable[[_T, Context], Awaitable[Any]], kind: type[_T], _: object, context: Context
@@ -217,8 +221,11 @@ def parse(message: type[_T], data: bytes) -> _T:
     """Parse a message.
 
     Raises:
-        GatewayError: the bytes are not such a message.
+        GatewayError: the bytes are not such a message, or too many.
     """
+    if len(data) > _MOST_WITHOUT_PHOTO and message not in {api.ClassifyRequest, api.ClassifyStreamRequest}:
+        text = f"the request has {len(data)} bytes; without a photo, at most {_MOST_WITHOUT_PHOTO} make sense"
+        raise GatewayError("MALFORMED_REQUEST", text)
     try:
         return message.FromString(data)
     except DecodeError as error:
