@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.gateway import admission
 from dermserve.gateway.classify import PhotoRequest
+from dermserve.gateway.errors import OverloadedError
 from dermserve.v1 import classifier_pb2
 from tests.gateway.gateways import PHOTO, ask, reason_of
 
@@ -45,6 +46,19 @@ async def test_the_newest_half_of_what_takes_too_much_memory_is_refused(running,
         with pytest.raises(grpc.aio.AioRpcError):
             await older.read()
         assert (await world.stub.Classify(ask(), timeout=100)).classes
+
+
+async def test_what_is_being_refused_is_not_refused_again(looks):
+    receiving = admission.Receiving(0)
+    looks.extend([TOO_MUCH] * 4)
+    refused = asyncio.create_task(receiving.receive(asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0)
+    receiving._bound()
+    await asyncio.sleep(0)
+    assert not refused.done()
+    receiving._bound()
+    with pytest.raises(OverloadedError):
+        await refused
 
 
 async def test_memory_that_is_given_back_refuses_nobody(running, looks):

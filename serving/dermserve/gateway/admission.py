@@ -82,7 +82,10 @@ class Receiving:
         if resident_bytes() > self._most:
             trim_memory()
         if resident_bytes() > self._most:
-            for limit in list(self._newest_last)[len(self._newest_last) // 2 :]:
+            left = [
+                limit for limit in self._newest_last if limit.when() is None
+            ]  # the others are refused, and about to end
+            for limit in left[len(left) // 2 :]:
                 limit.reschedule(loop.time())
 
 
