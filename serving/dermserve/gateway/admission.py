@@ -1,4 +1,4 @@
-"""Stage *admit*: how many requests are in progress and how many wait, for each method and model.
+"""Stage *admit*: what may be received, how many requests are in progress and how many wait, by method and model.
 
 gRPC's `maximum_concurrent_rpcs` is not used, because it also refuses health checks. Health, ListModels and GetModel are
 not limited here: they cost little, and an overloaded gateway must still answer health checks.
@@ -82,9 +82,7 @@ class Receiving:
         if resident_bytes() > self._most:
             trim_memory()
         if resident_bytes() > self._most:
-            left = [
-                limit for limit in self._newest_last if limit.when() is None
-            ]  # the others are refused, and about to end
+            left = [limit for limit in self._newest_last if limit.when() is None]  # others are already being refused
             for limit in left[len(left) // 2 :]:
                 limit.reschedule(loop.time())
 

@@ -131,10 +131,10 @@ class _Request:
                     raise BudgetSpentError("asking another version") from error
                 except ServableNotFoundError as error:
                     await catalog.poll()
-                    # As no local variable: it would refer to this frame, and keep the photo.
-                    fault = functools.partial(catalog.find(self._target.model).absent, self._target)
-                    if attempt == _ATTEMPTS or fault().reason != "MODEL_NOT_AVAILABLE":
-                        raise fault() from error
+                    # A local variable with the error itself would be in its frames, and keep the photo.
+                    absent = functools.partial(catalog.find(self._target.model).absent, self._target)
+                    if attempt == _ATTEMPTS or absent().reason != "MODEL_NOT_AVAILABLE":
+                        raise absent() from error
             if self._rpc.label == CANARY:
                 self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
             return self._write(*found)

@@ -39,7 +39,7 @@ _OPTIONS = (
     # Bytes that each call may send before its handler reads; by default gRPC allows more the faster they come.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 4_000_000),
-    # Calls that wait in gRPC's core, each with up to 64 kB. It ends further ones as CANCELLED, which clients do not
+    # Calls that wait in gRPC's core, before a handler has them. It ends further ones as CANCELLED, which clients do not
     # retry; by default it begins with that at 1,000.
     ("grpc.server.max_pending_requests", 3000),
     ("grpc.server.max_pending_requests_hard_limit", 3000),

@@ -1,8 +1,8 @@
 """The Classifier service: the four methods, and many photos over one stream.
 
 The generated `add_ClassifierServicer_to_server` is not used: with it, bytes that are not the method's message end as
-UNKNOWN with the parser's message, and a stack trace on stderr. Here methods take bytes and parse them. All methods are
-registered as streams of messages, which are the same on the wire, so that a message is received when the handler reads.
+UNKNOWN with the parser's message, and a stack trace on stderr. Here bytes are received and parsed. All methods are
+registered as streams of messages, which are the same on the wire, so that a message is received when it is read.
 """
 
 import asyncio
