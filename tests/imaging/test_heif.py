@@ -187,6 +187,15 @@ def test_a_heic_truncated_anywhere_is_refused(make: Callable[[], bytes]) -> None
             _pixels(data[:length])
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [b"x", bytes(3), bytes(99), b"trailing junk", b"SEFHwithSEFT" * 9, b"\xff\xd8\xff\xe0" * 9, box(b"mpvd", b"film")],
+)
+def test_what_follows_a_heic_changes_nothing(behind: bytes) -> None:
+    for data in (single(_COLOURS), grid(_COLOURS, 256, 192)):
+        assert (_pixels(data + behind) == _pixels(data)).all()
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_heics_raise_nothing_but_photo_errors(data: st.DataObject) -> None:

@@ -5,6 +5,7 @@ and bounds the number of items. This module bounds the rest: the sizes of items 
 grid, the units of a stream, and metadata, which pillow-heif copies for each image.
 """
 
+import contextlib
 import io
 import re
 import struct
@@ -73,10 +74,15 @@ class HeifPicture:
 
 
 def _check(data: bytes) -> tuple[list[int], bytes]:
-    """Return the pixels of each item, and the file without the references from metadata to images."""
+    """Return the pixels of each item, and the file without the references from metadata to images.
+
+    Bytes behind the last whole box are left out.
+    """
     if data.count(b"\0\0\0") > _MAX_UNITS:  # begins each short unit, and is never within one (ITU-T H.265, 7.4.2)
         raise TooComplexError("HEIC", f"{_MAX_UNITS:,} units")
-    sizes, kept = [0], bytearray(data)
+    sizes, given = [0], len(data)
+    data = data[: _end(data)]
+    kept = bytearray(data)
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
             content = data[start:end]
@@ -90,8 +96,19 @@ def _check(data: bytes) -> tuple[list[int], bytes]:
             sizes += [int.from_bytes(width) * int.from_bytes(height) for width, height in _SIZE.findall(content)]
             kept[start:end] = content.replace(b"cdsc", b"free")
     if len(sizes) < 2:
+        if len(data) < given:  # it is not junk that was left out
+            raise UndecodablePhotoError("HEIC")
         raise UnsupportedFormatError("HEIC sequences without a still picture are not supported")
     return sizes, bytes(kept)
+
+
+def _end(data: bytes) -> int:
+    """Find the end of the last whole box."""
+    end = 0
+    with contextlib.suppress(UndecodablePhotoError, struct.error):
+        for _, _, end in _boxes(data, 0, len(data)):
+            pass
+    return end
 
 
 def _boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
