@@ -442,6 +442,28 @@ async def test_of_a_late_server_and_another_the_first_answer_counts(late_one_ans
 
 
 @pytest.mark.usefixtures("late_at_once")
+async def test_a_server_that_answers_polls_but_no_calls_is_tried_again_ever_more_seldom(monkeypatch):
+    monkeypatch.setattr(model_servers, "_SHUNNED", 1000.0)
+    monkeypatch.setattr(model_servers, "_MOST_SHUNNED", 3000.0)
+    calls, first, second, task = await _asking_both()
+    server, loop = calls.servers.all[0], asyncio.get_running_loop()
+    for seconds in (1000, 2000, 3000, 3000):
+        second.release.release()
+        await asyncio.wait_for(task, 100)
+        await _settled()
+        assert server.shunned_until - loop.time() == pytest.approx(seconds, abs=100)
+        calls.servers.note_look(server, None)
+        assert not server.alive
+        server.shunned_until = loop.time()
+        calls.servers.note_look(server, None)
+        assert server.alive
+        task = await calls.start("m")
+    first.release.release()
+    await asyncio.wait_for(task, 100)
+    assert (server.alive, server.late) == (True, 0)
+
+
+@pytest.mark.usefixtures("late_at_once")
 @pytest.mark.parametrize("fault", [ModelServerUnreachableError, ModelServerFailedError, ServableNotFoundError])
 async def test_a_late_server_may_answer_after_the_other_one_has_failed(fault):
     _, first, second, task = await _asking_both()

@@ -242,7 +242,7 @@ class Batching:
             call.share(await self._ask(call))
             for other in [other for part in call.parts for other in part.calls if other.server in part.failed]:
                 if other is not call:  # it is late, and this one was not
-                    self._servers.mark(other.server, alive=False)
+                    self._servers.shun(other.server)
         except _OF_ONE_SERVER as error:
             if isinstance(error, errors.ModelServerUnreachableError):
                 self._servers.mark(call.server, alive=False)
@@ -321,6 +321,5 @@ class Batching:
             if alarm:
                 alarm.cancel()
         self.costs.note(model, views, self._clock() - start)
-        server.calls += 1
-        server.views += views
+        server.calls, server.views, server.late = server.calls + 1, server.views + views, 0
         return scores

@@ -25,6 +25,9 @@ _LOOKUP_SECONDS = 2.0  # seconds to resolve a name; after that it counts as not 
 _CONNECT_SECONDS = 5.0  # seconds for a new channel to be connected
 # A server that answered before counts as gone after more failed polls in a row than these: a late one is no outage
 _TOLERATED_FAILURES = 2
+# Seconds for which a server that was late for a call stays ejected although it answers polls: at first, and at most;
+# doubled each time until it answers a call
+_SHUNNED, _MOST_SHUNNED = 2.0, 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -108,6 +111,8 @@ class ModelServer:
     look: "asyncio.Task[None] | None" = None  # the newest poll
     fault: Exception | None = None  # what that ended in
     failures: int = 0  # of polls in a row
+    late: int = 0  # how often it was ejected for a late call, since it answered one
+    shunned_until: float = 0.0  # by the loop's clock: before, polls don't end its ejection
     last_used: int = 0  # number of the newest call it was chosen for
     ejections: int = 0  # times it was ejected
     calls: int = 0  # Predict calls that it answered
@@ -254,9 +259,16 @@ class ModelServers:
         if others or is_gone or not isinstance(fault, errors.BudgetSpentError):
             self.mark(server, alive=fault is None)
 
+    def shun(self, server: ModelServer) -> None:
+        """Eject a server that was late for a call that another one answered, whatever it says to polls."""
+        if server.alive:
+            seconds = min(_MOST_SHUNNED, _SHUNNED * 2**server.late)
+            server.late, server.shunned_until = server.late + 1, asyncio.get_running_loop().time() + seconds
+            self.mark(server, alive=False)
+
     def mark(self, server: ModelServer, *, alive: bool) -> None:
         """Eject a server that did not answer, or use one again that does."""
-        if alive == server.alive:
+        if alive == server.alive or (alive and asyncio.get_running_loop().time() < server.shunned_until):
             return
         server.alive = alive
         server.ejections += not alive

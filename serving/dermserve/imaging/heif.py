@@ -106,8 +106,8 @@ def _end(data: bytes) -> int:
     """Find the end of the last whole box."""
     end = 0
     with contextlib.suppress(UndecodablePhotoError, struct.error):
-        for _, _, end in _boxes(data, 0, len(data)):
-            pass
+        for _, _, position in _boxes(data, 0, len(data)):
+            end = position
     return end
 
 
