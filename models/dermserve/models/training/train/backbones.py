@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dermserve.models.architectures import build, fitting
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import RunError, read_arrays
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.network import set_identity
 
@@ -67,8 +67,7 @@ def load_backbone(network: keras.Model, file: Path) -> None:
     with fitting(str(file), f"the backbone of {network.name}"):
         if file.suffix == ".npz":
             set_arrays = _set_efficientnet_lite if network.name in _SCALES else _set_folded_resnet50
-            with np.load(file) as arrays:
-                set_arrays(backbone, arrays)
+            set_arrays(backbone, read_arrays(file))
         else:
             backbone.load_weights(file)
 
