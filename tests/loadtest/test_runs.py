@@ -416,6 +416,13 @@ def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_t
         assert process.wait(100) == 130
 
 
+def test_without_its_extra_it_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['locust'] = sys.modules['pydantic'] = None; import dermserve.loadtest.__main__"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "'.[loadtest]'" in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_while_photos_are_prepared_is_130_without_a_traceback(target, tmp_path):
     (tmp_path / "mine.py").write_text(PREPARES)

@@ -98,8 +98,9 @@ _LOCUSTFILE = click.option(
     click.option("--run-time", type=duration, default="1m", help="How long."),
     click.option("--shape", type=click.Choice(list(scenarios.SHAPES)), default="steady", help="Load over time."),
     click.option("--expect-workers", type=click.IntRange(0), default=0, show_default=False,
-                 help="Wait for so many `worker`s elsewhere."),
-    click.option("--bind", type=_address, default="0.0.0.0:5557", help="HOST:PORT where those find this one."),
+                 help="Wait for so many `dermserve-loadtest worker`s elsewhere."),
+    click.option("--bind", type=_address, metavar="HOST:PORT", default="0.0.0.0:5557",
+                 help="Where those workers connect to this one."),
     click.option(
         "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",

@@ -171,10 +171,12 @@ def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
 def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json: bool, **options: Any) -> None:
-    """Check a gateway's configuration: what is unsafe, what does not work, and what to do.
+    """Check a gateway's settings: what is unsafe, what does not work, and what to do.
 
     Takes the options of `dermserve gateway`, reads the same file and environment, and asks the model servers. An error
     prevents the gateway or some of its answers; a warning is unsafe or unwise; a note is information.
+
+    With --target HOST:PORT, check a running gateway from here instead: `dermserve doctor --target HOST:PORT --help`.
 
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """

@@ -142,8 +142,10 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
     try:
         config = Config(**{**filed, **environment, **options})
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
-        raise ValueError("\n".join(faults)) from error
+        faults = (
+            (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors()
+        )
+        raise ValueError("\n".join(": ".join(filter(None, fault)) for fault in faults)) from error
     sources = dict.fromkeys(Config.model_fields, "default") | dict.fromkeys(filed, str(file))
     sources |= {name: variables[name] for name in environment} | dict.fromkeys(options, "option")
     return config, sources
