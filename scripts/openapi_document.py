@@ -42,7 +42,7 @@ def render() -> str:
     for method in pool.FindServiceByName(_SERVICE).methods:
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         for route in (rule, *rule.additional_bindings):
-            if verb := route.WhichOneof("pattern"):
+            if (verb := route.WhichOneof("pattern")) and method.name != "ClassifyPhoto":  # a route within the edge
                 shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path := getattr(route, verb))
                 paths.setdefault(shown, {})[verb] = _operation(method, schemas, path, has_body=bool(route.body))
     document = _STATIC["document"]

@@ -44,6 +44,8 @@ class _Failing(classifier_pb2_grpc.ClassifierServicer):
         context.abort_with_status(rpc_status.to_status(status))
         raise AssertionError
 
+    ClassifyPhoto = Classify
+
 
 @pytest.fixture(scope="module")
 def failing(store: pathlib.Path) -> Iterator[Edge]:

@@ -43,6 +43,16 @@ def test_out_of_memory_it_refuses_new_requests_and_says_so(gateway: Stack, store
             assert edge.child.died() is None
 
 
+def test_many_large_photos_at_once_are_each_answered(gateway: Stack, store: pathlib.Path) -> None:
+    """As JSON in memory they were too many: Envoy ended them, and told HTTP/1 callers nothing."""
+    photo = b"\xff\xd8\xff" + bytes(9_000_000)
+    with run(gateway, store) as edge, ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(ask, edge.url, CLASSIFY, body=photo) for _ in range(12)]
+        reasons = [one.result().json()["details"][0]["reason"] for one in answers]
+    assert set(reasons) <= {"UNDECODABLE_IMAGE", "OVERLOADED"}
+    assert reasons.count("UNDECODABLE_IMAGE") > 6
+
+
 def test_a_connection_too_many_is_closed_and_the_others_are_served(gateway: Stack, store: pathlib.Path) -> None:
     with run(gateway, store, max_connections=2) as edge, contextlib.ExitStack() as stack:
         host, port = edge.url.removeprefix("http://").split(":")

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import operator
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -34,6 +34,8 @@ _MOST_UNREAD = 1000  # answers of a stream that its caller has not read; further
 _LAST_READS = 0.5  # seconds for which a stream is still read when the gateway stops: photos may be on their way
 
 _T = TypeVar("_T", bound=Message)
+_OnePhoto: TypeAlias = api.ClassifyRequest | api.ClassifyPhotoRequest
+_WITH_PHOTO = {api.ClassifyRequest, api.ClassifyPhotoRequest, api.ClassifyStreamRequest}
 
 
 class ClassifierService:
@@ -51,6 +53,7 @@ class ClassifierService:
         receive = functools.partial(functools.partial, self._receive)
         ours: dict[str, Any] = {
             CLASSIFY: unary(receive(CLASSIFY, self.classify, api.ClassifyRequest)),
+            "ClassifyPhoto": unary(receive(CLASSIFY, self.classify, api.ClassifyPhotoRequest)),
             CLASSIFY_STREAM: stream(self.classify_stream),
             "ListModels": unary(receive("ListModels", self.list_models, api.ListModelsRequest)),
             "GetModel": unary(receive("GetModel", self.get_model, api.GetModelRequest)),
@@ -73,7 +76,7 @@ class ClassifierService:
                 raise
         return await answer
 
-    async def classify(self, request: api.ClassifyRequest, context: Context) -> api.ClassifyResponse:
+    async def classify(self, request: _OnePhoto, context: Context) -> api.ClassifyResponse:
         """Classify one photo."""
         async with self._rpcs.open(CLASSIFY, context) as rpc:
             answering = self._classifier.classify(read_photo(request), rpc)
@@ -210,11 +213,12 @@ async def read(context: Context) -> bytes | None:
     return data if isinstance(data, bytes) else None
 
 
-def read_photo(request: api.ClassifyRequest) -> PhotoRequest:
+def read_photo(request: _OnePhoto) -> PhotoRequest:
     """Read a request's values; the photo's bytes are copied once."""
     choice = request.model.WhichOneof("choice")
     target = Target(request.model.name, **{choice: getattr(request.model, choice)} if choice else {})
-    return PhotoRequest(target, request.tta, request.include_rejected_classes, request.image)
+    image = request.photo.data if isinstance(request, api.ClassifyPhotoRequest) else request.image
+    return PhotoRequest(target, request.tta, request.include_rejected_classes, image)
 
 
 def parse(message: type[_T], data: bytes) -> _T:
@@ -223,7 +227,7 @@ def parse(message: type[_T], data: bytes) -> _T:
     Raises:
         GatewayError: the bytes are not such a message, or too many.
     """
-    if len(data) > _MOST_WITHOUT_PHOTO and message not in {api.ClassifyRequest, api.ClassifyStreamRequest}:
+    if len(data) > _MOST_WITHOUT_PHOTO and message not in _WITH_PHOTO:
         text = f"the request has {len(data)} bytes; without a photo, at most {_MOST_WITHOUT_PHOTO} make sense"
         raise GatewayError("MALFORMED_REQUEST", text)
     try:

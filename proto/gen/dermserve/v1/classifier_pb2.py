@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from dermserve.v1 import card_pb2 as dermserve_dot_v1_dot_card__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.rpc import error_details_pb2 as google_dot_rpc_dot_error__details__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65rmserve/v1/classifier.proto\x12\x0c\x64\x65rmserve.v1\x1a\x17\x64\x65rmserve/v1/card.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x17google/rpc/status.proto\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\x92\x01\n\x0f\x43lassifyRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.dermserve.v1.ModelSelector\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\"\n\x03tta\x18\x03 \x01(\x0e\x32\x15.dermserve.v1.TtaMode\x12 \n\x18include_rejected_classes\x18\x04 \x01(\x08\"\x99\x03\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.dermserve.v1.ClassScore\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.dermserve.v1.Verdict\x12%\n\x07reasons\x18\x06 \x03(\x0e\x32\x14.dermserve.v1.Reason\x12\x13\n\x0bviews_asked\x18\x07 \x01(\x05\x12\x12\n\nviews_used\x18\x08 \x01(\x05\x12&\n\x07timings\x18\t \x01(\x0b\x32\x15.dermserve.v1.Timings\x12\x0e\n\x06notice\x18\n \x01(\t\x12\x30\n\nmalignancy\x18\x0b \x01(\x0b\x32\x1c.dermserve.v1.MalignancyRisk\x12\x13\n\x0bnamed_class\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x17\n\x0fgateway_version\x18\x0e \x01(\t\"Z\n\x0eMalignancyRisk\x12&\n\x05level\x18\x01 \x01(\x0e\x32\x17.dermserve.v1.RiskLevel\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0b\n\x03std\x18\x03 \x01(\x01\"r\n\nClassScore\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x0b\n\x03std\x18\x04 \x01(\x01\x12\x13\n\x0b\x63ommon_name\x18\x05 \x01(\t\x12\x11\n\tmalignant\x18\x06 \x01(\x08\"f\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x0f\n\x07plan_ms\x18\x02 \x01(\x01\x12\x12\n\npredict_ms\x18\x03 \x01(\x01\x12\x11\n\treduce_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"S\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.dermserve.v1.ClassifyRequest\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.dermserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"d\n\x0c\x45rrorDetails\x12)\n\nerror_info\x18\x01 \x01(\x0b\x32\x15.google.rpc.ErrorInfo\x12)\n\nretry_info\x18\x02 \x01(\x0b\x32\x15.google.rpc.RetryInfo\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.dermserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.dermserve.v1.Model\"C\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.dermserve.v1.ModelVersion\"\x8b\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.dermserve.v1.VersionState\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12 \n\x04\x63\x61rd\x18\x04 \x01(\x0b\x32\x12.dermserve.v1.Card\x12\r\n\x05ready\x18\x05 \x01(\x08*`\n\x07TtaMode\x12\x18\n\x14TTA_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rTTA_MODE_NONE\x10\x01\x12\x11\n\rTTA_MODE_FULL\x10\x02\x12\x15\n\x11TTA_MODE_ADAPTIVE\x10\x03*m\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x1b\n\x17RISK_LEVEL_INTERMEDIATE\x10\x02\x12\x13\n\x0fRISK_LEVEL_HIGH\x10\x03*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIDENT\x10\x01\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x02\x12\x14\n\x10VERDICT_REJECTED\x10\x03*\xab\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_UNTRAINED_MODEL\x10\x01\x12\x1d\n\x19REASON_UNCALIBRATED_MODEL\x10\x02\x12\x19\n\x15REASON_LOW_CONFIDENCE\x10\x03\x12\x1c\n\x18REASON_VIEW_DISAGREEMENT\x10\x04\x12\x13\n\x0fREASON_NOT_SKIN\x10\x05\x12\x17\n\x13REASON_OUT_OF_SCOPE\x10\x06\x12\x13\n\x0fREASON_TOO_DARK\x10\x07\x12\x15\n\x11REASON_TOO_BRIGHT\x10\x08\x12\x13\n\x0fREASON_NO_COLOR\x10\t\x12\x12\n\x0eREASON_BLURRED\x10\n\x12\x12\n\x0eREASON_UNIFORM\x10\x0b*\xb2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VERSION_STATE_START\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x15\n\x11VERSION_STATE_END\x10\x05\x32\xb0\x03\n\nClassifier\x12v\n\x08\x43lassify\x12\x1d.dermserve.v1.ClassifyRequest\x1a\x1e.dermserve.v1.ClassifyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/models/{model.name}:classify:\x01*\x12_\n\x0e\x43lassifyStream\x12#.dermserve.v1.ClassifyStreamRequest\x1a$.dermserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x63\n\nListModels\x12\x1f.dermserve.v1.ListModelsRequest\x1a .dermserve.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x64\n\x08GetModel\x12\x1d.dermserve.v1.GetModelRequest\x1a\x1e.dermserve.v1.GetModelResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/models/{name}Bp\n\x10\x64\x65v.dermserve.v1B\x0f\x43lassifierProtoP\x01Z,dermserve.dev/proto/dermserve/v1;dermservev1\xa2\x02\x04\x44\x45RM\xaa\x02\x0c\x44\x65rmserve.V1\xba\x02\x04\x44\x65rmb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65rmserve/v1/classifier.proto\x12\x0c\x64\x65rmserve.v1\x1a\x17\x64\x65rmserve/v1/card.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x17google/rpc/status.proto\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\x92\x01\n\x0f\x43lassifyRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.dermserve.v1.ModelSelector\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\"\n\x03tta\x18\x03 \x01(\x0e\x32\x15.dermserve.v1.TtaMode\x12 \n\x18include_rejected_classes\x18\x04 \x01(\x08\"\xad\x01\n\x14\x43lassifyPhotoRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.dermserve.v1.ModelSelector\x12#\n\x05photo\x18\x02 \x01(\x0b\x32\x14.google.api.HttpBody\x12\"\n\x03tta\x18\x03 \x01(\x0e\x32\x15.dermserve.v1.TtaMode\x12 \n\x18include_rejected_classes\x18\x04 \x01(\x08\"\x99\x03\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.dermserve.v1.ClassScore\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.dermserve.v1.Verdict\x12%\n\x07reasons\x18\x06 \x03(\x0e\x32\x14.dermserve.v1.Reason\x12\x13\n\x0bviews_asked\x18\x07 \x01(\x05\x12\x12\n\nviews_used\x18\x08 \x01(\x05\x12&\n\x07timings\x18\t \x01(\x0b\x32\x15.dermserve.v1.Timings\x12\x0e\n\x06notice\x18\n \x01(\t\x12\x30\n\nmalignancy\x18\x0b \x01(\x0b\x32\x1c.dermserve.v1.MalignancyRisk\x12\x13\n\x0bnamed_class\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x17\n\x0fgateway_version\x18\x0e \x01(\t\"Z\n\x0eMalignancyRisk\x12&\n\x05level\x18\x01 \x01(\x0e\x32\x17.dermserve.v1.RiskLevel\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0b\n\x03std\x18\x03 \x01(\x01\"r\n\nClassScore\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x0b\n\x03std\x18\x04 \x01(\x01\x12\x13\n\x0b\x63ommon_name\x18\x05 \x01(\t\x12\x11\n\tmalignant\x18\x06 \x01(\x08\"f\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x0f\n\x07plan_ms\x18\x02 \x01(\x01\x12\x12\n\npredict_ms\x18\x03 \x01(\x01\x12\x11\n\treduce_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"S\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.dermserve.v1.ClassifyRequest\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.dermserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"d\n\x0c\x45rrorDetails\x12)\n\nerror_info\x18\x01 \x01(\x0b\x32\x15.google.rpc.ErrorInfo\x12)\n\nretry_info\x18\x02 \x01(\x0b\x32\x15.google.rpc.RetryInfo\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.dermserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.dermserve.v1.Model\"C\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.dermserve.v1.ModelVersion\"\x8b\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.dermserve.v1.VersionState\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12 \n\x04\x63\x61rd\x18\x04 \x01(\x0b\x32\x12.dermserve.v1.Card\x12\r\n\x05ready\x18\x05 \x01(\x08*`\n\x07TtaMode\x12\x18\n\x14TTA_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rTTA_MODE_NONE\x10\x01\x12\x11\n\rTTA_MODE_FULL\x10\x02\x12\x15\n\x11TTA_MODE_ADAPTIVE\x10\x03*m\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x1b\n\x17RISK_LEVEL_INTERMEDIATE\x10\x02\x12\x13\n\x0fRISK_LEVEL_HIGH\x10\x03*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIDENT\x10\x01\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x02\x12\x14\n\x10VERDICT_REJECTED\x10\x03*\xab\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_UNTRAINED_MODEL\x10\x01\x12\x1d\n\x19REASON_UNCALIBRATED_MODEL\x10\x02\x12\x19\n\x15REASON_LOW_CONFIDENCE\x10\x03\x12\x1c\n\x18REASON_VIEW_DISAGREEMENT\x10\x04\x12\x13\n\x0fREASON_NOT_SKIN\x10\x05\x12\x17\n\x13REASON_OUT_OF_SCOPE\x10\x06\x12\x13\n\x0fREASON_TOO_DARK\x10\x07\x12\x15\n\x11REASON_TOO_BRIGHT\x10\x08\x12\x13\n\x0fREASON_NO_COLOR\x10\t\x12\x12\n\x0eREASON_BLURRED\x10\n\x12\x12\n\x0eREASON_UNIFORM\x10\x0b*\xb2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VERSION_STATE_START\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x15\n\x11VERSION_STATE_END\x10\x05\x32\xbc\x04\n\nClassifier\x12v\n\x08\x43lassify\x12\x1d.dermserve.v1.ClassifyRequest\x1a\x1e.dermserve.v1.ClassifyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/models/{model.name}:classify:\x01*\x12\x89\x01\n\rClassifyPhoto\x12\".dermserve.v1.ClassifyPhotoRequest\x1a\x1e.dermserve.v1.ClassifyResponse\"4\x82\xd3\xe4\x93\x02.\"%/v1/models/{model.name}:classifyPhoto:\x05photo\x12_\n\x0e\x43lassifyStream\x12#.dermserve.v1.ClassifyStreamRequest\x1a$.dermserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x63\n\nListModels\x12\x1f.dermserve.v1.ListModelsRequest\x1a .dermserve.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x64\n\x08GetModel\x12\x1d.dermserve.v1.GetModelRequest\x1a\x1e.dermserve.v1.GetModelResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/models/{name}Bp\n\x10\x64\x65v.dermserve.v1B\x0f\x43lassifierProtoP\x01Z,dermserve.dev/proto/dermserve/v1;dermservev1\xa2\x02\x04\x44\x45RM\xaa\x02\x0c\x44\x65rmserve.V1\xba\x02\x04\x44\x65rmb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,50 +39,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.dermserve.v1B\017ClassifierProtoP\001Z,dermserve.dev/proto/dermserve/v1;dermservev1\242\002\004DERM\252\002\014Dermserve.V1\272\002\004Derm'
   _globals['_CLASSIFIER'].methods_by_name['Classify']._loaded_options = None
   _globals['_CLASSIFIER'].methods_by_name['Classify']._serialized_options = b'\202\323\344\223\002%\" /v1/models/{model.name}:classify:\001*'
+  _globals['_CLASSIFIER'].methods_by_name['ClassifyPhoto']._loaded_options = None
+  _globals['_CLASSIFIER'].methods_by_name['ClassifyPhoto']._serialized_options = b'\202\323\344\223\002.\"%/v1/models/{model.name}:classifyPhoto:\005photo'
   _globals['_CLASSIFIER'].methods_by_name['ListModels']._loaded_options = None
   _globals['_CLASSIFIER'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
   _globals['_CLASSIFIER'].methods_by_name['GetModel']._loaded_options = None
   _globals['_CLASSIFIER'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/models/{name}'
-  _globals['_TTAMODE']._serialized_start=1814
-  _globals['_TTAMODE']._serialized_end=1910
-  _globals['_RISKLEVEL']._serialized_start=1912
-  _globals['_RISKLEVEL']._serialized_end=2021
-  _globals['_VERDICT']._serialized_start=2023
-  _globals['_VERDICT']._serialized_end=2125
-  _globals['_REASON']._serialized_start=2128
-  _globals['_REASON']._serialized_end=2427
-  _globals['_VERSIONSTATE']._serialized_start=2430
-  _globals['_VERSIONSTATE']._serialized_end=2608
-  _globals['_MODELSELECTOR']._serialized_start=159
-  _globals['_MODELSELECTOR']._serialized_end=234
-  _globals['_CLASSIFYREQUEST']._serialized_start=237
-  _globals['_CLASSIFYREQUEST']._serialized_end=383
-  _globals['_CLASSIFYRESPONSE']._serialized_start=386
-  _globals['_CLASSIFYRESPONSE']._serialized_end=795
-  _globals['_MALIGNANCYRISK']._serialized_start=797
-  _globals['_MALIGNANCYRISK']._serialized_end=887
-  _globals['_CLASSSCORE']._serialized_start=889
-  _globals['_CLASSSCORE']._serialized_end=1003
-  _globals['_TIMINGS']._serialized_start=1005
-  _globals['_TIMINGS']._serialized_end=1107
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1109
-  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1192
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1195
-  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1330
-  _globals['_ERRORDETAILS']._serialized_start=1332
-  _globals['_ERRORDETAILS']._serialized_end=1432
-  _globals['_LISTMODELSREQUEST']._serialized_start=1434
-  _globals['_LISTMODELSREQUEST']._serialized_end=1453
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1455
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1512
-  _globals['_GETMODELREQUEST']._serialized_start=1514
-  _globals['_GETMODELREQUEST']._serialized_end=1545
-  _globals['_GETMODELRESPONSE']._serialized_start=1547
-  _globals['_GETMODELRESPONSE']._serialized_end=1601
-  _globals['_MODEL']._serialized_start=1603
-  _globals['_MODEL']._serialized_end=1670
-  _globals['_MODELVERSION']._serialized_start=1673
-  _globals['_MODELVERSION']._serialized_end=1812
-  _globals['_CLASSIFIER']._serialized_start=2611
-  _globals['_CLASSIFIER']._serialized_end=3043
+  _globals['_TTAMODE']._serialized_start=2017
+  _globals['_TTAMODE']._serialized_end=2113
+  _globals['_RISKLEVEL']._serialized_start=2115
+  _globals['_RISKLEVEL']._serialized_end=2224
+  _globals['_VERDICT']._serialized_start=2226
+  _globals['_VERDICT']._serialized_end=2328
+  _globals['_REASON']._serialized_start=2331
+  _globals['_REASON']._serialized_end=2630
+  _globals['_VERSIONSTATE']._serialized_start=2633
+  _globals['_VERSIONSTATE']._serialized_end=2811
+  _globals['_MODELSELECTOR']._serialized_start=186
+  _globals['_MODELSELECTOR']._serialized_end=261
+  _globals['_CLASSIFYREQUEST']._serialized_start=264
+  _globals['_CLASSIFYREQUEST']._serialized_end=410
+  _globals['_CLASSIFYPHOTOREQUEST']._serialized_start=413
+  _globals['_CLASSIFYPHOTOREQUEST']._serialized_end=586
+  _globals['_CLASSIFYRESPONSE']._serialized_start=589
+  _globals['_CLASSIFYRESPONSE']._serialized_end=998
+  _globals['_MALIGNANCYRISK']._serialized_start=1000
+  _globals['_MALIGNANCYRISK']._serialized_end=1090
+  _globals['_CLASSSCORE']._serialized_start=1092
+  _globals['_CLASSSCORE']._serialized_end=1206
+  _globals['_TIMINGS']._serialized_start=1208
+  _globals['_TIMINGS']._serialized_end=1310
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_start=1312
+  _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1395
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1398
+  _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1533
+  _globals['_ERRORDETAILS']._serialized_start=1535
+  _globals['_ERRORDETAILS']._serialized_end=1635
+  _globals['_LISTMODELSREQUEST']._serialized_start=1637
+  _globals['_LISTMODELSREQUEST']._serialized_end=1656
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1658
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1715
+  _globals['_GETMODELREQUEST']._serialized_start=1717
+  _globals['_GETMODELREQUEST']._serialized_end=1748
+  _globals['_GETMODELRESPONSE']._serialized_start=1750
+  _globals['_GETMODELRESPONSE']._serialized_end=1804
+  _globals['_MODEL']._serialized_start=1806
+  _globals['_MODEL']._serialized_end=1873
+  _globals['_MODELVERSION']._serialized_start=1876
+  _globals['_MODELVERSION']._serialized_end=2015
+  _globals['_CLASSIFIER']._serialized_start=2814
+  _globals['_CLASSIFIER']._serialized_end=3386
 # @@protoc_insertion_point(module_scope)

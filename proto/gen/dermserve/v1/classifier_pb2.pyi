@@ -1,5 +1,6 @@
 from dermserve.v1 import card_pb2 as _card_pb2
 from google.api import annotations_pb2 as _annotations_pb2
+from google.api import httpbody_pb2 as _httpbody_pb2
 from google.rpc import error_details_pb2 as _error_details_pb2
 from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
@@ -107,6 +108,18 @@ class ClassifyRequest(_message.Message):
     tta: TtaMode
     include_rejected_classes: bool
     def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., image: _Optional[bytes] = ..., tta: _Optional[_Union[TtaMode, str]] = ..., include_rejected_classes: _Optional[bool] = ...) -> None: ...
+
+class ClassifyPhotoRequest(_message.Message):
+    __slots__ = ("model", "photo", "tta", "include_rejected_classes")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PHOTO_FIELD_NUMBER: _ClassVar[int]
+    TTA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REJECTED_CLASSES_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    photo: _httpbody_pb2.HttpBody
+    tta: TtaMode
+    include_rejected_classes: bool
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., photo: _Optional[_Union[_httpbody_pb2.HttpBody, _Mapping]] = ..., tta: _Optional[_Union[TtaMode, str]] = ..., include_rejected_classes: _Optional[bool] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
     __slots__ = ("request_id", "model", "version", "classes", "verdict", "reasons", "views_asked", "views_used", "timings", "notice", "malignancy", "named_class", "weights_digest", "gateway_version")

@@ -43,6 +43,11 @@ class ClassifierStub:
                 request_serializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyPhoto = channel.unary_unary(
+                '/dermserve.v1.Classifier/ClassifyPhoto',
+                request_serializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyPhotoRequest.SerializeToString,
+                response_deserializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.ClassifyStream = channel.stream_stream(
                 '/dermserve.v1.Classifier/ClassifyStream',
                 request_serializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyStreamRequest.SerializeToString,
@@ -69,6 +74,13 @@ class ClassifierServicer:
 
     def Classify(self, request, context):
         """Classifies one photo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyPhoto(self, request, context):
+        """Classifies one photo that is the body of an HTTP request. Only the edge calls it; others call Classify.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +115,11 @@ def add_ClassifierServicer_to_server(servicer, server):
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
                     request_deserializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyPhoto': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyPhoto,
+                    request_deserializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyPhotoRequest.FromString,
                     response_serializer=dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
             ),
             'ClassifyStream': grpc.stream_stream_rpc_method_handler(
@@ -151,6 +168,33 @@ class Classifier:
             target,
             '/dermserve.v1.Classifier/Classify',
             dermserve_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyPhoto(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dermserve.v1.Classifier/ClassifyPhoto',
+            dermserve_dot_v1_dot_classifier__pb2.ClassifyPhotoRequest.SerializeToString,
             dermserve_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,

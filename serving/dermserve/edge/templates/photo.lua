@@ -1,5 +1,5 @@
--- Turns what people send into what the transcoder knows: a photo as the body becomes JSON; short forms (tta, version and
--- label in the query; tta in JSON) become the proto's; a data: URL becomes its base64.
+-- Turns what people send into what the transcoder knows: a photo as the body takes the proto's route for it; short forms (tta,
+-- version and label in the query; tta in JSON) become the proto's; a data: URL becomes JSON with its base64.
 local TTA = { none = "TTA_MODE_NONE", full = "TTA_MODE_FULL", adaptive = "TTA_MODE_ADAPTIVE" }
 local DATA_URL = "[dD][aA][tT][aA]:[%w%+%.%-/\\;=_ ]-;[bB][aA][sS][eE]64,"
 
@@ -49,7 +49,10 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   local path, query = string.match(headers:get(":path"), "^([^?]*)%?(.*)$")
   if query then
-    headers:replace(":path", path .. "?" .. string.gsub(query, "([^&=]+)=([^&]*)", long_forms))
+    query = string.gsub(query, "([^&=]+)=([^&]*)", long_forms)
+    headers:replace(":path", path .. "?" .. query)
+  else
+    path = headers:get(":path")
   end
   local kind = string.lower(headers:get("content-type") or "")
   local body = handle:body(true) -- waits for all of it; what was got from the handle before is void afterwards
@@ -60,14 +63,20 @@ function envoy_on_request(handle)
     made = long_forms_of_json(body:getBytes(0, length))
     handle:headers():replace("x-dermserve-body", "json") -- for the message of an error (replies.yaml)
   else
-    local _, url = string.find(start, "^" .. DATA_URL)
-    local base64 = url and string.match(body:getBytes(url, length - url), "^([%w+/=_-]*)%s*$")
+    handle:headers():replace("x-dermserve-body", "photo")
     if length > most then
       return handle:respond({ [":status"] = "413" }, "")
     end
-    made = '{"image":"' .. (base64 or handle:base64Escape(body:getBytes(0, length))) .. '"}'
-    handle:headers():replace("x-dermserve-body", "photo")
+    local _, url = string.find(start, "^" .. DATA_URL)
+    local base64 = url and string.match(body:getBytes(url, length - url), "^([%w+/=_-]*)%s*$")
+    if not base64 then -- the route of the proto that takes a photo as it is
+      handle:headers():replace(":path", path .. "Photo" .. (query and "?" .. query or ""))
+      return
+    end
+    made = '{"image":"' .. base64 .. '"}'
   end
   handle:headers():replace("content-length", handle:body():setBytes(made))
   handle:headers():replace("content-type", "application/json")
+  made, body, start = nil, nil, nil
+  collectgarbage() -- or strings of megabytes stay until the next one
 end
