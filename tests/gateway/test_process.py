@@ -67,6 +67,34 @@ async def _process(tfs_address: str, *options: str) -> AsyncIterator[tuple[Proce
         await started.wait()
 
 
+async def test_a_log_whose_reader_is_gone_costs_no_answer(tfs):
+    async with tfs.serving() as address, _process(address) as (process, world):
+        process.process._transport.get_pipe_transport(2).close()
+        for _ in range(3):
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
+        process.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.process.wait(), 100) == 0
+
+
+async def test_a_log_on_a_full_disk_costs_no_answer(tfs, unused_port):
+    async with tfs.serving() as address:
+        command = (sys.executable, "-m", "dermserve.gateway", "--listen", f"127.0.0.1:{unused_port}", "--tfs", address)
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await asyncio.create_subprocess_exec(*command, stderr=full)
+        os.close(full)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_port}") as channel:
+                stub = classifier_pb2_grpc.ClassifierStub(channel)
+                assert (
+                    await stub.ListModels(classifier_pb2.ListModelsRequest(), timeout=100, wait_for_ready=True)
+                ).models
+            process.terminate()
+            assert await asyncio.wait_for(process.wait(), 100) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_accepted_work_finish_and_takes_no_more(tfs, number):
     arrived, release = asyncio.Event(), asyncio.Event()

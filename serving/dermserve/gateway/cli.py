@@ -1,9 +1,12 @@
 """`dermserve gateway` and `dermserve config`: the options, the signals, the output, and the exit code."""
 
 import asyncio
+import contextlib
 import gc
+import io
 import json
 import logging
+import os
 import pathlib
 import signal
 import sys
@@ -91,9 +94,18 @@ def configure_logs() -> None:
             lambda _, __, event: encoder.encode(event),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
+        logger_factory=structlog.WriteLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # it wants a typing.TextIO
         cache_logger_on_first_use=True,
     )
+
+
+class _Stderr(io.TextIOBase):
+    """Standard error. If it can't be written, as its reader is gone or a disk full, lines are lost, and no answers."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), text.encode())
+        return len(text)
 
 
 def _shown(value: object) -> str:
