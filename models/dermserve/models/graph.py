@@ -1,5 +1,6 @@
 """The served graph: one core, which has the weights, and the four signatures that call it."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -39,19 +40,27 @@ class FeatureDistance:
 def freeze_core(
     network: keras.Model, *, temperature: float = 1.0, distance: FeatureDistance | None = None, frozen: bool = True
 ) -> Core:
-    """Turn a network into a function of uint8 [N, H, W, 3] that returns what `scored` does.
+    """Turn a network into a function of uint8 [N, H, W, 3] that returns what `scored` does; else as `freeze`.
+
+    Logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern Neural Networks",
+    ICML 2017). Without `distance` the score is the energy, -log Σ exp(logits) (Liu et al., "Energy-based
+    Out-of-distribution Detection", NeurIPS 2020).
+    """
+    compute = functools.partial(scored, temperature=temperature, distance=distance)
+    return freeze(fold_batch_norm(network, fusible=True), compute, frozen=frozen)
+
+
+def freeze(folded: keras.Model, compute: Callable[[Any], dict[str, Tensor]], *, frozen: bool = True) -> Core:
+    """Turn a folded network into a function of uint8 [N, H, W, 3] that computes what `compute` makes of its outputs.
 
     Its attribute `tracked` is what its SavedModel must track: TensorFlow Serving finds the variables of a Keras 3 model
-    only by name. Frozen it is fastest; with variables it takes less memory. Logits are divided by the temperature
-    before the softmax (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Without `distance` the score
-    is the energy, -log Σ exp(logits) (Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020).
+    only by name. Frozen it is fastest; with variables it takes less memory.
     """
-    folded = fold_batch_norm(network, fusible=True)
-    pixels = tf.TensorSpec([None, *network.inputs[0].shape[1:]], tf.uint8, name=Input.IMAGES)
+    pixels = tf.TensorSpec([None, *folded.inputs[0].shape[1:]], tf.uint8, name=Input.IMAGES)
 
     @tf.function(input_signature=[pixels], autograph=False)
     def infer(images: Tensor) -> dict[str, Tensor]:
-        return scored(folded(tf.cast(images, tf.float32), training=False), temperature=temperature, distance=distance)
+        return compute(folded(tf.cast(images, tf.float32), training=False))
 
     concrete = infer.get_concrete_function()
     constant = convert_variables_to_constants_v2(concrete) if frozen else None

@@ -3,6 +3,7 @@
 Compact kernels are float16, or int8 with a scale for each output channel (Jacob et al., CVPR 2018), until loaded.
 """
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,14 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.lite.python import schema_py_generated as schema_fb
-from tensorflow.lite.tools import flatbuffer_utils
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
-from dermserve.models.graph import FeatureDistance, scored
+from dermserve.models.folding import fold_batch_norm
+from dermserve.models.graph import FeatureDistance, freeze, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate.fitting import ood_scores, softmax
@@ -28,7 +27,6 @@ from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_compact
-from dermserve.models.training.train.network import training_copy
 
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
 _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16"}  # for the latter int8 is too coarse
@@ -56,18 +54,17 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
 
 def convert(network: keras.Model, *, temperature: float, distance: FeatureDistance | None = None) -> bytes:
     """Convert to TensorFlow Lite: `images` uint8 [1, S, S, 3] → `probabilities` [1, C] and `ood_score` [1]."""
-    folded = training_copy(network, folded=True, precision="float32")
     side = network.inputs[0].shape[1]
-
-    @tf.function(input_signature=[tf.TensorSpec([1, side, side, 3], tf.uint8, name="images")])
-    def infer(images: Any) -> dict[str, Any]:
-        outputs = folded(tf.cast(images, tf.float32), training=False)
-        answer = scored(outputs, temperature=temperature, distance=distance)
-        return {name: answer[name] for name in _OUTPUTS}
-
     # Frozen first: the converter leaves a Keras 3 model's variables in the graph, uninitialised.
-    frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    core = freeze(fold_batch_norm(network), functools.partial(scored, temperature=temperature, distance=distance))
+
+    @tf.function(input_signature=[tf.TensorSpec([1, side, side, 3], tf.uint8, name=Input.IMAGES)], autograph=False)
+    def infer(images: Any) -> dict[str, Any]:
+        return {name: value for name, value in core(images).items() if name in _OUTPUTS}
+
+    module = tf.Module()  # with one, the model gets a signature
+    module.core = core.tracked  # type: ignore[attr-defined]
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer.get_concrete_function()], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     with warnings.catch_warnings():
@@ -75,26 +72,7 @@ def convert(network: keras.Model, *, temperature: float, distance: FeatureDistan
         model = converter.convert()
     labels = "".join(f"{item.code}\n" for item in SPECS[network.name].classes)
     source = source_digest(network, temperature=temperature, distance=distance)
-    return with_files(_named(model), {LABELS: labels, SOURCE: source})
-
-
-def _named(model: bytes) -> bytes:
-    """Give tensors the contract's names, add a signature, and put the probabilities first."""
-    content = flatbuffer_utils.convert_bytearray_to_object(model)
-    graph, signature = content.subgraphs[0], schema_fb.SignatureDefT()
-    by_name = dict(zip(sorted(_OUTPUTS), graph.outputs, strict=True))  # the converter sorts them by name
-    graph.outputs = [by_name[name] for name in _OUTPUTS]
-    signature.signatureKey, signature.subgraphIndex = Signature.SERVING_DEFAULT.value, 0
-    signature.inputs = _maps(graph, {Input.IMAGES: graph.inputs[0]})
-    signature.outputs = _maps(graph, by_name)
-    content.signatureDefs = [signature]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
-
-
-def _maps(graph: Any, tensors: Mapping[str, int]) -> list[Any]:
-    for name, index in tensors.items():
-        graph.tensors[index].name = name.encode()
-    return [schema_fb.TensorMapT(name, index) for name, index in tensors.items()]
+    return with_files(model, {LABELS: labels, SOURCE: source})
 
 
 def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]:

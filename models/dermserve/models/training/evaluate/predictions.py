@@ -12,14 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
 from dermserve.models.durable import replacing
+from dermserve.models.folding import fold_batch_norm
+from dermserve.models.graph import freeze
 from dermserve.models.training.data.photos import Labelled, imaging_version
 from dermserve.models.training.errors import DAMAGED, read_arrays
 from dermserve.models.training.terminal import track
-from dermserve.models.training.train.network import training_copy
 
 _VIEWS_AT_ONCE = 64
 
@@ -98,16 +98,8 @@ class Predictor:
 
 def frozen_function(network: keras.Model) -> Infer:
     """Freeze a network into a function from uint8 [N, S, S, 3] to {"logits", "features"}, float32."""
-    copy = training_copy(network, folded=True, precision="float32")
-    side = network.inputs[0].shape[1]
-
-    @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)])
-    def infer(images: Any) -> Any:
-        return copy(tf.cast(images, tf.float32), training=False)
-
-    frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
-    names = ("features", "logits")  # tf.nest flattens a dict in the order of its keys
-    return lambda images: {name: value.numpy() for name, value in zip(names, frozen(tf.constant(images)), strict=True)}
+    core = freeze(fold_batch_norm(network), dict)
+    return lambda images: {name: value.numpy() for name, value in core(tf.constant(images)).items()}
 
 
 def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> tuple[Floats, Floats]:
