@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
@@ -20,7 +19,6 @@ from dermserve.models.training.train.network import training_copy
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 
-SPEC = SPECS["mobilenet_v3_small"]
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
@@ -69,8 +67,8 @@ def test_photos_of_also_are_for_what_their_lesions_are(
     shutil.copytree(photos, larger)
     shutil.rmtree(larger / "normal")
     draw(larger / "bcc" / "of_nobody_known.png", label=0, seed=5)
-    own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
-    both = with_also(own, larger, SPEC, cache=tmp_path / "cache")
+    own = finished_data(begun, photos, cache=tmp_path / "cache")
+    both = with_also(own, larger)
     assert len(both.samples) == 36 + 24
     assert "left out 1 of 25 photos" in capsys.readouterr().err
     for sample in both.samples[36:]:
@@ -89,22 +87,22 @@ def test_equal_names_in_several_folders_are_matched_by_class_or_refused(tmp_path
             draw(tmp_path / "own" / code / f"{index}.png", label=label, seed=10 * label + index, side=40)
             draw(tmp_path / "also" / code / f"{index}.png", label=label, seed=10 * label + index, side=48)
     own = prepare(tiny(), tmp_path / "own", cache=tmp_path / "cache")
-    also = read_also(own, tmp_path / "also", SPEC, cache=tmp_path / "cache")
+    also = read_also(own, tmp_path / "also")
     parts = {sample.name: part for sample, part in own.parts.items()}
     assert all(part is parts[sample.name.removeprefix("also/")] for sample, part in also.parts.items())
     draw(tmp_path / "own" / "bcc" / "b" / "1.png", label=0, seed=99, side=40)
     own = prepare(tiny(), tmp_path / "own", cache=tmp_path / "cache")
     with pytest.raises(DataError, match=r"also/bcc/1\.png may be bcc/(b/)?1\.png or bcc/(b/)?1\.png: rename"):
-        read_also(own, tmp_path / "also", SPEC, cache=tmp_path / "cache")
+        read_also(own, tmp_path / "also")
 
 
 def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = draw_photos(tmp_path / "other", each=1)
     for file in other.rglob("*.png"):
         file.rename(file.with_name(f"another_{file.name}"))
-    own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
+    own = finished_data(begun, photos, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="no photo with a file name of the split"):
-        read_also(own, other, SPEC, cache=tmp_path / "cache")
+        read_also(own, other)
 
 
 def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:

@@ -21,7 +21,7 @@ from dermserve.models.training import cli
 from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.layouts import read_provenance
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
+from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import DataError, RunError, TrainingError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
@@ -30,7 +30,7 @@ from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import finished_data, prepare
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw, draw_photos
-from tests.training.runs import EXPERIMENT, StoppedError, command, instead_of_training, start, tiny
+from tests.training.runs import EXPERIMENT, StoppedError, command, instead_of_training, start, tiny, untrained
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 SHIPPED_DISTANCE = SHIPPED / "mobilenet_v3_small" / "distance.npz"
@@ -209,17 +209,14 @@ def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path, weights
 
 
 def test_a_finished_run_is_not_evaluated_on_other_photos_under_the_same_names(photos: Path) -> None:
-    experiment, cache = tiny(), photos.parent / "cache"
-    data = prepare(experiment, photos, cache=cache)
-    write_split(photos.parent / "split.csv", data.parts)
-    recorded = read_split(photos.parent / "split.csv")
-    assert finished_data(experiment, photos, recorded, cache=cache).parts == data.parts
+    run, cache = untrained(tiny(), photos, photos.parent / "out"), photos.parent / "cache"
+    assert finished_data(run, photos, cache=cache).parts == prepare(tiny(), photos, cache=cache).parts
     replace(photos)
     with pytest.raises(DataError, match=r"1 photos that are not those of the run's split, such as bcc/bcc_03\.png"):
-        finished_data(experiment, photos, recorded, cache=cache)
+        finished_data(run, photos, cache=cache)
     (photos / "bcc" / "bcc_03.png").unlink()
     with pytest.raises(DataError, match=r"lacks 1 photos of the run's split, such as bcc/bcc_03\.png"):
-        finished_data(experiment, photos, recorded, cache=cache)
+        finished_data(run, photos, cache=cache)
 
 
 @pytest.mark.parametrize("what", [cli.pack, cli.tflite])

@@ -15,7 +15,6 @@ from dermserve.models.training.data.splits import (
     Protocol,
     count_classes,
     read_split,
-    require_samples,
     split,
     write_split,
 )
@@ -120,12 +119,6 @@ def test_equal_names_in_several_folders_are_several_photos(tmp_path: Path) -> No
     write_split(tmp_path / "split.csv", parts)
     recorded = read_split(tmp_path / "split.csv")
     assert {sample: recorded[sample.name].part for sample in samples} == parts
-
-
-def test_a_class_with_too_few_lesions_is_named(folders: MakeFolders) -> None:
-    samples = read_samples(folders({"bcc": 6, "scc": 4, "normal": 6}, lesions=True), CLASSES)
-    with pytest.raises(DataError, match="class scc has 2 lesions; at least 3"):
-        require_samples(samples, CLASSES, minimum=3)
 
 
 def test_unreadable_photos_are_named_and_leave_no_cache(folders: MakeFolders, tmp_path: Path) -> None:

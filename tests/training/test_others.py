@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample, write_split
@@ -13,7 +14,7 @@ from dermserve.models.training.errors import DataError
 from dermserve.models.training.train import loop
 from dermserve.models.training.train import run as training
 from dermserve.models.training.train.checkpoint import State
-from dermserve.models.training.train.dataset import CODES, OTHERS, read_others
+from dermserve.models.training.train.dataset import CODES, OTHERS, Data, read_others
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 from tests.training.test_teachers import UNFOLDED, small_network
@@ -29,6 +30,11 @@ def ham10000(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(4):
             draw(base / code / f"other_{code}_{index}.png", label=label % 3, seed=1000 * label + index)
     return base
+
+
+def known(folder: Path) -> Data:
+    """A data set of a model, without a photo."""
+    return Data({}, SPECS["mobilenet_v3_small"], folder / "cache")
 
 
 @pytest.mark.parametrize("outliers", [0.0, 0.9])
@@ -51,7 +57,7 @@ def test_a_continued_run_trains_on_the_other_lesions_that_do_not_measure_the_sco
     photos: Path, ham10000: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = untrained(tiny(), photos, tmp_path / "begun")
-    drawn = read_others(run.model, ham10000, recorded=run.folder / OTHERS, cache=tmp_path / "cache", known=())
+    drawn = read_others(known(tmp_path), ham10000, recorded=run.folder / OTHERS)
     write_split(run.folder / OTHERS, drawn.own)
     trained = {sample.name for sample in drawn.part(Part.TRAIN).samples}
     held = {sample.name for sample in drawn.samples} - trained
@@ -77,17 +83,16 @@ def test_a_recorded_split_is_kept_where_equal_names_lie_in_several_folders(tmp_p
     for label, code in enumerate(("mel", "nv", "bkl")):
         for index in range(8):
             draw(tmp_path / "photos" / code / f"{index}.png", label=label, seed=1000 * label + index, side=40)
-    where = {"recorded": tmp_path / OTHERS, "cache": tmp_path / "cache", "known": ()}
-    drawn = read_others("mobilenet_v3_small", tmp_path / "photos", **where)
+    drawn = read_others(known(tmp_path), tmp_path / "photos", recorded=tmp_path / OTHERS)
     write_split(tmp_path / OTHERS, drawn.own)
-    assert read_others("mobilenet_v3_small", tmp_path / "photos", **where).parts == drawn.parts
+    assert read_others(known(tmp_path), tmp_path / "photos", recorded=tmp_path / OTHERS).parts == drawn.parts
 
 
 def test_a_folder_without_enough_other_lesions_is_refused(photos: Path, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "mel" / "a.png", label=0, seed=1)
     for folder in (photos, tmp_path / "few"):
         with pytest.raises(DataError, match="too few lesions that mobilenet_v3_small does not know, none for"):
-            read_others("mobilenet_v3_small", folder, recorded=tmp_path / OTHERS, cache=tmp_path / "cache", known=())
+            read_others(known(tmp_path), folder, recorded=tmp_path / OTHERS)
 
 
 @pytest.mark.parametrize(

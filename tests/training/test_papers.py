@@ -1,8 +1,9 @@
 """The papers' grid and their comparison of backbones, on tiny data and random weights."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,6 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.predictions import Predictions, Predictor
-from dermserve.models.training.train import backbones
 from dermserve.models.training.train.dataset import prepare
 from tests.training.runs import command, tiny
 
@@ -22,14 +22,37 @@ EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
 LABELS = np.arange(280) % 7
 SAMPLES = [Sample(Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
 VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
+Fill = Callable[..., list[heads.Row]]
 
 
-def features_of(values: np.ndarray, samples: Sequence[Sample] = SAMPLES) -> Predictions:
-    """Photos that were not looked at, with these features."""
-    return Predictions(np.empty(0), values, Labelled.whole(np.empty((len(samples), 0)), samples=samples))
+def means(name: str, *_: object, **__: object) -> keras.Model:
+    """Stand for a backbone: the means of areas of the photo."""
+    images = keras.Input((224, 224, 3))
+    backbone = keras.Model(images, keras.layers.AveragePooling2D(32)(images), name="backbone")
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone(images))
+    return keras.Model(images, {"features": pooled, "logits": pooled}, name=name)
 
 
-SEVEN = tiny('model = "resnet50"\n', HEAD)
+@pytest.fixture
+def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fill:
+    """Fill a table of photos that were not looked at; their features are VALUES."""
+    monkeypatch.setattr(heads, "load", means)
+
+    def predict(_: Predictor, photos: Labelled, what: str) -> Predictions:
+        return Predictions(np.empty(0), VALUES, photos)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
+
+    def run(
+        settings: Sequence[tuple[float, float, int]], samples: Sequence[Sample] = SAMPLES, extra: str = "",
+        weights: Any = None,
+    ) -> list[heads.Row]:  # fmt: skip
+        experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
+        photos = Labelled.whole(np.empty((len(samples), 0)), samples=samples)
+        how = {"backbones": {"resnet50": weights}, "settings": settings, "cache": tmp_path}
+        return heads.fill_table(experiment, photos, tmp_path / "out" / "table.csv", **how)
+
+    return run
 
 
 @pytest.mark.slow
@@ -41,19 +64,23 @@ def test_each_backbone_gets_a_row(tmp_path: Path, photos: Path, monkeypatch: pyt
     command(cli.backbones, *arguments)
     with (tmp_path / "out" / "backbones.csv").open() as file:
         rows = list(csv.DictReader(file))
-    found = [(row["backbone"], row["parameters"], row["accuracy"], row["balanced_accuracy"]) for row in rows]
-    assert found == [("mobilenet", "3228864", "0.5", "0.25"), ("mobilenet_v3_small", "939120", "0.5", "0.25")]
+    assert rows[0] == {
+        "backbone": "mobilenet", "parameters": "3228864", "training_share": "0.6667", "dropout": "0.4", "batch": "8",
+        "accuracy": "0.5", "balanced_accuracy": "0.25", "minutes": "1.0",
+    }  # fmt: skip
+    assert [(row["backbone"], row["parameters"]) for row in rows[1:]] == [("mobilenet_v3_small", "939120")]
 
 
 @pytest.mark.slow
-def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: Path, photos: Path) -> None:
-    experiment = tiny("", EXPERIMENT.replace("epochs = 15", "epochs = 40"))
-    images = keras.Input((224, 224, 3))
-    means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
-    network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(means(images)), name="means")
-    data = prepare(experiment, photos, cache=tmp_path / "cache")
-    (row,) = heads.compare(experiment, data, [network])
-    assert (row.backbone, row.parameters, row.accuracy) == ("means", 0, 1.0)
+def test_features_that_tell_the_classes_apart_are_learned_from(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "load", means)
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("epochs = 15", "epochs = 40"))
+    arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
+    command(cli.backbones, *arguments, "--weights", "mobilenet=random", "--cache", tmp_path / "cache")
+    (row,) = csv.DictReader((tmp_path / "out" / "backbones.csv").read_text().splitlines())
+    assert (row["backbone"], row["parameters"], row["accuracy"]) == ("mobilenet", "0", "1.0")
 
 
 def test_a_backbone_that_is_not_known_is_named(photos: Path) -> None:
@@ -64,7 +91,7 @@ def test_a_backbone_that_is_not_known_is_named(photos: Path) -> None:
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])
 def test_a_backbone_normalises_the_photo_itself(name: str) -> None:
     network = heads.load(name, None, side=96)
-    assert np.isfinite(np.asarray(network(np.full((1, 96, 96, 3), 255, np.float32)))).all()
+    assert np.isfinite(np.asarray(network(np.full((1, 96, 96, 3), 255, np.float32))["features"])).all()
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
@@ -75,71 +102,58 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
-    grid, table, features = ((0.7, 0.4, 16), (0.8, 0.5, 32)), tmp_path / "table.csv", features_of(VALUES)
-    (first,) = heads.run_grid(SEVEN, features, table, grid=grid[:1])
-    cells = heads.run_grid(SEVEN, features, table, grid=grid)
-    assert cells[0] == first  # with its minutes: it is not trained again
-    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == list(grid)
-    assert all(cell.accuracy > 0.9 for cell in cells)
-    with table.open() as file:
-        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
+def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path, fill: Fill) -> None:
+    grid = ((0.7, 0.4, 16), (0.8, 0.5, 32))
+    (first,) = fill(grid[:1])
+    rows = fill(grid)
+    assert rows[0] == first  # with its minutes: it is not trained again
+    assert [row[2:5] for row in rows] == list(grid)
+    assert all(row.accuracy > 0.9 for row in rows)
+    with (tmp_path / "out" / "table.csv").open() as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row.accuracy for row in rows]
 
 
-@pytest.mark.parametrize("text", ["training_share;dropout\n0,7;0,4\n", "a\n0.7,0.4\n", 'a\n"0.7'])
-def test_a_table_of_the_grid_that_something_else_wrote_is_refused(tmp_path: Path, text: str) -> None:
-    table, features = tmp_path / "table.csv", features_of(VALUES)
-    table.write_text(text)
+@pytest.mark.parametrize("text", ["", "training_share;dropout\n0,7;0,4\n", "a\n0.7,0.4\n", 'a\n"0.7'])
+def test_a_table_of_the_grid_that_something_else_wrote_is_refused(tmp_path: Path, fill: Fill, text: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "table.csv").write_text(text)
     with pytest.raises(RunError, match=r"table\.csv is damaged .*: remove it to begin again"):
-        heads.run_grid(SEVEN, features, table, grid=())
+        fill(())
 
 
-def test_no_test_photo_is_looked_at(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment, looked = tiny("", EXPERIMENT), list[Predictions]()
-    data = prepare(experiment, photos, cache=tmp_path / "cache")
-    images = keras.Input((224, 224, 3))
-    means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
-    network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(means(images)), name="means")
-
-    def train_head(
-        experiment: object, features: Predictions, parts: Mapping[Sample, Part], *_: object
-    ) -> tuple[float, float, float]:
-        looked.append(features)
-        assert Part.TEST not in {parts[sample] for sample in features.photos.samples}
-        return 0.5, 0.5, 0.5
-
-    monkeypatch.setattr(heads, "_train_head", train_head)
-    heads.compare(experiment, data, [network])
-    asked = list[Labelled]()
+@pytest.mark.parametrize(("what", "rows"), [(cli.scenarios, 18), (cli.backbones, 4)])
+def test_no_test_photo_is_looked_at(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, what: Any, rows: int
+) -> None:
+    data = prepare(tiny("", EXPERIMENT), photos, cache=tmp_path / "cache")
+    asked, looked = list[Labelled](), list[Labelled]()
 
     def predict(_: Predictor, photos: Labelled, what: str) -> Predictions:
         asked.append(photos)
         return Predictions(np.empty(0), np.ones((len(photos), 2), np.float32), photos)
 
     monkeypatch.setattr(Predictor, "predict", predict)
-    monkeypatch.setattr(backbones, "build_network", lambda *_: network)
+    monkeypatch.setattr(heads, "load", means)
+    monkeypatch.setattr(heads, "_train_head", lambda _, photos, *__: looked.append(photos) or (0.5, 0.5, 0.5))
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     options = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
-    command(cli.scenarios, *options, "--cache", tmp_path / "cache")
-    assert asked
-    assert len(looked) == 1 + 18
+    command(what, *options, "--cache", tmp_path / "cache")
+    assert len(looked) == rows
     tested = {sample for sample, part in data.parts.items() if part is Part.TEST}
     assert tested
-    assert all(tested.isdisjoint(features.photos.samples) for features in looked)
+    for photographed in (*asked, *looked):
+        assert tested.isdisjoint(photographed.samples)
+        assert len(photographed) == len(data.samples) - len(tested)
 
 
-def test_the_grids_cells_are_of_its_own_data(tmp_path: Path) -> None:
-    table = tmp_path / "scenarios.csv"
-
-    def run(values: np.ndarray, samples: Sequence[Sample] = SAMPLES, extra: str = "") -> None:
-        experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
-        heads.run_grid(experiment, features_of(values, samples), table, grid=())
-
-    run(VALUES)
-    run(VALUES)
-    with pytest.raises(RunError, match="of a training with another features"):
-        run(VALUES + 1)
+def test_the_grids_cells_are_of_its_own_data(tmp_path: Path, fill: Fill) -> None:
+    file = tmp_path / "weights.h5"
+    file.write_bytes(b"others")
+    fill(())
+    fill(())
+    with pytest.raises(RunError, match="of a training with another initial resnet50"):
+        fill((), weights=file)
     with pytest.raises(RunError, match="of a training with another photos"):
-        run(VALUES, SAMPLES[:5])
+        fill((), SAMPLES[:5])
     with pytest.raises(RunError, match="of a training with another experiment"):
-        run(VALUES, extra="seed = 2\n")
+        fill((), extra="seed = 2\n")

@@ -79,7 +79,7 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
 @pytest.mark.shared_data
 def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = FinishedRun(SHIPPED / "mobilenet_v3_small")
-    data = finished_data(run.experiment, shared / "data" / "three_class_64", run.split, cache=tmp_path)
+    data = finished_data(run, shared / "data" / "three_class_64", cache=tmp_path)
     predictor = Predictor(network=run.network(shifted=False), cache=tmp_path)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
     found = measuring.spoiled(predictor, fitted, data.part(Part.VALIDATION).every(3))
@@ -91,7 +91,7 @@ def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Pat
 @pytest.mark.shared_data
 def test_noise_does_not_make_a_malignant_lesion_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = FinishedRun(SHIPPED / "resnet50")  # the weights before called a third of them LOW
-    data = finished_data(run.experiment, shared / "data" / "ham10000_200x150", run.split, cache=tmp_path)
+    data = finished_data(run, shared / "data" / "ham10000_200x150", cache=tmp_path)
     predictor = Predictor(network=run.network(shifted=False), cache=tmp_path)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
     photos = data.part(Part.VALIDATION)

@@ -84,30 +84,25 @@ def run_content(folder: Path) -> Content:
     if run.experiment.teacher is not None:
         raise RunError(f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: use its student")
     try:
-        return _run_content(run)
+        facts, calibration = run.summary, run.calibration
+        said = [calibration.get("method", "method not stated"), describe_tests(run)]
+        return Content(
+            network=run.network(),
+            provenance=card_pb2.Provenance(
+                training=card_pb2.TRAINING_TRAINED,
+                initialization=facts["initialization"],
+                data=facts["data"],
+                license=facts["license"],
+                metrics=_metrics(run),
+            ),
+            calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
+            profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
+            distance=run.distance,
+            tflite=tflite.read_bytes() if (tflite := run.folder / TFLITE).is_file() else None,
+        )
     except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
         what = f"{folder / SUMMARY} has not what this dermserve writes ({error!r})"
         raise RunError(f"{what}: run `dermserve evaluate` again") from error
-
-
-def _run_content(run: FinishedRun) -> Content:
-    calibration = run.calibration
-    facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
-    provenance = card_pb2.Provenance(
-        training=card_pb2.TRAINING_TRAINED,
-        initialization=facts["initialization"],
-        data=facts["data"],
-        license=facts["license"],
-        metrics=_metrics(run),
-    )
-    return Content(
-        network=run.network(),
-        provenance=provenance,
-        calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
-        profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
-        distance=run.distance,
-        tflite=tflite.read_bytes() if (tflite := run.folder / TFLITE).is_file() else None,
-    )
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import click
 
-from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli as common
-from dermserve.models.training.terminal import say
 
 
 @click.command()
@@ -22,18 +20,13 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
     The backbone stays frozen; each cell trains a head. A stopped command continues with the cells that --out lacks.
     """
     from dermserve.models.papers import heads
-    from dermserve.models.training.evaluate.predictions import Predictor
-    from dermserve.models.training.train.backbones import build_network
     from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
 
     chosen, backbone = load_experiment(experiment), common.read_backbone(weights)
-    photos = prepare(chosen, data, cache=cache).untested
-    predictor = Predictor(network=build_network(chosen, backbone), cache=cache)
-    cells = heads.run_grid(chosen, predictor.predict(photos, "features"), out / "scenarios.csv")
-    best = max(cells, key=lambda cell: cell.accuracy)
-    say(f"best: {best.training_share:.0%} training, dropout {best.dropout}, batch {best.batch}")
-    click.echo(str(out / "scenarios.csv"))
+    table, photos = out / "scenarios.csv", prepare(chosen, data, cache=cache).untested
+    heads.fill_table(chosen, photos, table, backbones={chosen.model: backbone}, settings=heads.GRID, cache=cache)
+    click.echo(str(table))
 
 
 @click.command()
@@ -48,7 +41,7 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
 @common.CACHE
 @common.error_messages()
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
-    """Compare backbones: the same head on the frozen features of each."""
+    """Compare backbones: the same head on the frozen features of each. A stopped command continues."""
     from dermserve.models.papers import heads
     from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
@@ -58,10 +51,9 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         if name not in heads.BACKBONES or not source:
             known = f"is not NAME=WEIGHTS with a NAME of {', '.join(heads.BACKBONES)}"
             raise click.BadParameter(f"'{name}={source}' {known}", param_hint="--weights")
-    chosen = load_experiment(experiment)
-    side = SPECS[chosen.model].input_side
-    networks = [heads.load(name, common.read_backbone(source), side=side) for name, source in asked]
-    rows = heads.compare(chosen, prepare(chosen, data, cache=cache), networks)
-    out.mkdir(parents=True, exist_ok=True)
-    heads.write_table(rows, out / "backbones.csv")
-    click.echo(str(out / "backbones.csv"))
+    chosen, table = load_experiment(experiment), out / "backbones.csv"
+    share = round(1 - chosen.validation / (1 - chosen.test), 4)
+    setting = (share, 0.4 if chosen.dropout is None else chosen.dropout, chosen.stages[0].batch)
+    photos, each = prepare(chosen, data, cache=cache).untested, {name: common.read_backbone(how) for name, how in asked}
+    heads.fill_table(chosen, photos, table, backbones=each, settings=[setting], cache=cache)
+    click.echo(str(table))

@@ -88,16 +88,15 @@ def train(
     backbone = read_backbone(weights)
     say(f"{chosen.name}: reading {data}")
     provenance = joined_provenance(data, also, begun.summary if begun else None)
-    if begun is None:
-        prepared = dataset.prepare(chosen, data, cache=cache)
-    else:
-        prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
+    prepared = (
+        dataset.prepare(chosen, data, cache=cache) if begun is None else dataset.finished_data(begun, data, cache=cache)
+    )
     if also is not None:
-        prepared = dataset.with_also(prepared, also, SPECS[model], cache=cache)
+        prepared = dataset.with_also(prepared, also)
     outliers = None
     if others is not None:
         recorded = (begun.folder if begun else out) / dataset.OTHERS
-        outliers = dataset.read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
+        outliers = dataset.read_others(prepared, others, recorded=recorded)
     say(f"training data: {provenance['data']}")
     how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": [*map(FinishedRun, teachers)]}
     run_training(chosen, prepared, out, backbone=backbone, others=outliers, **how)

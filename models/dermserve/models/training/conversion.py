@@ -34,7 +34,7 @@ _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16
 
 def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     """Write a run's compact weights, measure them on validation photos, and remove its calibration."""
-    photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
+    photos = finished_data(run, data, cache=cache).part(Part.VALIDATION)
     full, kind = run.network(full=True), _KINDS[run.model]
     run.update(calibration=None)  # before the weights change: the command may be interrupted
     save_compact(full, run.compact, kind=kind)
@@ -86,7 +86,7 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[n
 
 def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float]:
     """Write a calibrated run's model.tflite, and compare it with the network on validation photos."""
-    photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
+    photos = finished_data(run, data, cache=cache).part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
     outputs = Predictor(network=network, cache=cache).predict(photos, "network")

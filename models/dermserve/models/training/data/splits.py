@@ -77,14 +77,6 @@ def digest_file(sample: Sample) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
-    """Raise DataError if classes have fewer than `minimum` lesions."""
-    lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in samples})
-    few = [f"class {code} has {lesions[i]} lesions" for i, code in enumerate(classes) if lesions[i] < minimum]
-    if few:
-        raise DataError(f"{', '.join(few)}; at least {minimum} are needed: add photos of it")
-
-
 def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
     """Count photos by class code, in the order of the classes."""
     counts = Counter(sample.label for sample in samples)

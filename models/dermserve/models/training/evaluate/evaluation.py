@@ -43,10 +43,10 @@ def evaluate_own(
     weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
     """
     beside = None if paper is None else FinishedRun(paper).evaluated("metrics")  # refused before the work
-    photos = finished_data(run.experiment, data, run.split, cache=cache)
+    photos = finished_data(run, data, cache=cache)
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
-    sets = [photos] if also is None else [photos, read_also(photos, also, SPECS[run.model], cache=cache)]
+    sets = [photos] if also is None else [photos, read_also(photos, also)]
     if lacking := [part.value for part in Part if part not in sets[-1].parts.values()]:
         raise DataError(f"{also} has no photo for {' and '.join(lacking)} in the run's split: leave --also out")
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
@@ -57,7 +57,7 @@ def evaluate_own(
 
     outside, recorded = None, run.folder / OTHERS
     if others is not None:
-        outside = read_others(run.model, others, recorded=recorded, cache=cache, known=photos.samples)
+        outside = read_others(photos, others, recorded=recorded)
         write_split(recorded, outside.own)
     validation = predict_part(Part.VALIDATION)
     fitted = calibrate(run, predictor, sets, validation, outside)

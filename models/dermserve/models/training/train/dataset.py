@@ -1,7 +1,8 @@
-"""A data set, decoded and split; the same lesions at another resolution; lesions that a model does not know."""
+"""A data set and its split; the same lesions at another resolution; lesions that a model does not know."""
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part, Recorded, Sample
+from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
+from dermserve.models.training.train.finished import FinishedRun
 
 CODES = SPECS["resnet50"].codes  # classes of HAM10000
 OTHERS = "others.csv"  # split of HAM10000's lesions of classes that a model does not know, in the folder of a run
@@ -24,16 +26,25 @@ _MOST, _MOST_CROPS = 3000, 750
 _CROP = 3 / 7  # of a photo's side: 64 pixels of HAM10000 at 200×150
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
-    """A data set, decoded and split."""
+    """A data set and its split; photos are decoded when they are first asked for."""
 
-    samples: Sequence[Sample]
-    pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
-    parts: Mapping[Sample, Part]
+    parts: Mapping[Sample, Part]  # of all samples, in their order
+    spec: Spec  # the model that sees them
+    cache: Path  # folder of the decoded photos
     also: int = 0  # how many samples at the end are of the same lesions at another resolution
     name: str = ""  # of its folder, where a run is evaluated on it
     claimed: bool = False  # whether test photos may be read: only `evaluate` does, after claim_test
+
+    @functools.cached_property
+    def samples(self) -> list[Sample]:
+        """The photos, N."""
+        return list(self.parts)
+
+    @functools.cached_property
+    def _pixels(self) -> NDArray[np.uint8]:
+        return load_pixels(self.samples, folder=self.cache, side=self.spec.input_side)
 
     @property
     def own(self) -> dict[Sample, Part]:
@@ -52,34 +63,28 @@ class Data:
         return self._chosen(lambda own: own is part)
 
     def _chosen(self, among: Callable[[Part], bool]) -> Labelled:
-        rows = np.asarray([i for i, sample in enumerate(self.samples) if among(self.parts[sample])], np.int64)
+        rows = np.asarray([row for row, part in enumerate(self.parts.values()) if among(part)], np.int64)
         samples, possible = [self.samples[row] for row in rows], None
         if self.also:
             classes = np.arange(max(sample.label for sample in self.samples) + 1)
             present = np.isin(classes, [sample.label for sample in self.samples[-self.also :]])
             own = rows < len(self.samples) - self.also
             possible = (own[:, np.newaxis] | present).astype(np.float32)
-        return Labelled(self.pixels, rows, np.asarray([each.label for each in samples], np.int64), possible, samples)
-
-
-def decoded(samples: Sequence[Sample], parts: Mapping[Sample, Part], spec: Spec, *, cache: Path) -> Data:
-    """Decode photos at a model's size, or take them from the cache."""
-    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+        return Labelled(self._pixels, rows, np.asarray([each.label for each in samples], np.int64), possible, samples)
 
 
 def prepare(experiment: Experiment, directory: Path, *, cache: Path) -> Data:
-    """Read, check, split and decode a data set for an experiment."""
+    """Read, check and split a data set for an experiment."""
     spec, shares = SPECS[experiment.model], {"validation": experiment.validation, "test": experiment.test}
     samples = read_samples(directory, spec.codes)
-    splits.require_samples(samples, spec.codes, minimum=experiment.minimum)
     parts = splits.split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
     splits.require_parts(parts, spec.codes, **shares)
-    return decoded(samples, parts, spec, cache=cache)
+    return Data({sample: parts[sample] for sample in samples}, spec, cache)
 
 
-def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
+def finished_data(run: FinishedRun, directory: Path, *, cache: Path) -> Data:
     """Read a run's data again, with the split of its split.csv; a DataError if photos are missing or changed."""
-    spec = SPECS[experiment.model]
+    spec, recorded = SPECS[run.model], run.split
     samples = [sample for sample in read_samples(directory, spec.codes) if sample.name in recorded]
     if missing := recorded.keys() - {sample.name for sample in samples}:
         lacking = f"{len(missing)} photos of the run's split, such as {min(missing)}"
@@ -88,15 +93,15 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
         others = f"{len(changed)} photos that are not those of the run's split, such as {changed[0]}"
         raise DataError(f"{directory} has {others}: pass the data the run was trained from")
     parts = {sample: recorded[sample.name].part for sample in samples}
-    return replace(decoded(samples, parts, spec, cache=cache), name=directory.resolve().name)
+    return Data(parts, spec, cache, name=directory.resolve().name)
 
 
-def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
+def read_also(data: Data, directory: Path) -> Data:
     """Read the same lesions at another resolution, by class and file name; each photo gets its lesion's part."""
     known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for own in data.parts:
         known[own.label, own.path.stem].append(own)
-    found, parts = read_samples(directory, spec.codes), {}
+    found, parts = read_samples(directory, data.spec.codes), {}
     for sample in found:
         names = known[sample.label, sample.path.stem]
         if len({own.lesion for own in names}) > 1:
@@ -107,23 +112,22 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
         raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
         say(f"{directory}: left out {len(found) - len(parts)} of {len(found)} photos, which are not in the split")
-    return replace(decoded(list(parts), parts, spec, cache=cache), name=directory.resolve().name)
+    return replace(data, parts=parts, name=directory.resolve().name)
 
 
-def with_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
+def with_also(data: Data, directory: Path) -> Data:
     """Append what `read_also` returns to a data set's own photos, to train on both."""
-    also = read_also(data, directory, spec, cache=cache)
-    both = decoded([*data.samples, *also.samples], {**data.parts, **also.parts}, spec, cache=cache)
-    return replace(both, also=len(also.samples))
+    also = read_also(data, directory).parts
+    return replace(data, parts={**data.parts, **also}, also=len(also))
 
 
-def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, known: Sequence[Sample]) -> Data:
-    """Read HAM10000 without classes that the model knows and lesions of its own photos, `known`; labelled by CODES.
+def read_others(data: Data, directory: Path, *, recorded: Path) -> Data:
+    """Read HAM10000 without classes that a data set's model knows and lesions of its own photos; labelled by CODES.
 
     They are split by lesion: as the file `recorded` says where there is one, or anew.
     """
-    spec = SPECS[model]
-    lesions = {sample.lesion for sample in known if spec.classes[sample.label].malignant}
+    spec = data.spec
+    lesions = {sample.lesion for sample in data.samples if spec.classes[sample.label].malignant}
     found = read_samples(directory, CODES)
     samples = [sample for sample in found if CODES[sample.label] not in spec.codes and sample.lesion not in lesions]
     if recorded.is_file():
@@ -134,12 +138,13 @@ def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, kno
     else:
         parts = splits.split(samples, protocol=splits.Protocol.LESION, validation=0.15, test=0.15, seed=0)
     if lacking := [part.value for part in Part if part not in parts.values()]:
-        raise DataError(f"{directory} has too few lesions that {model} does not know, none for {' and '.join(lacking)}")
-    chosen = list[Sample]()
+        what = f"too few lesions that {spec.name} does not know, none for {' and '.join(lacking)}"
+        raise DataError(f"{directory} has {what}")
+    chosen: dict[Sample, Part] = {}
     for part in Part:
         those = [sample for sample in parts if parts[sample] is part]
-        chosen += those[:: max(1, -(-len(those) // _MOST))]
-    return decoded(chosen, {sample: parts[sample] for sample in chosen}, spec, cache=cache)
+        chosen |= dict.fromkeys(those[:: max(1, -(-len(those) // _MOST))], part)
+    return Data(chosen, spec, data.cache)
 
 
 def centre(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -85,7 +85,6 @@ class Experiment:
     protocol: Protocol = Protocol.LESION  # what the split keeps together
     validation: float = 0.15  # share of the photos that validate
     test: float = 0.15  # share of the photos that test; unused where the data set says what tests
-    minimum: _Count = 3  # fewest lesions a class may have
     seed: Annotated[int, Field(ge=0, lt=2_000_000)] = 0  # of split, head, order and augmentation
     dropout: _Share | None = None  # before the logits; the paper's when absent
     l2: _Amount = 0.01  # weight penalty of the hidden dense layer

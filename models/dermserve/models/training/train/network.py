@@ -47,10 +47,7 @@ def training_copy(network: keras.Model, *, folded: bool, precision: str) -> kera
     """Copy a network for RGB of any size, batch norm fused or folded, by a Keras dtype policy; logits are float32."""
     source = fold_batch_norm(network) if folded else network
     copy = _any_side(source, precision)
-    copied = _leaves(copy)
-    for name, layer in _leaves(source).items():
-        if layer.weights:
-            copied[name].set_weights(layer.get_weights())
+    copy.set_weights(source.get_weights())
     return copy
 
 
