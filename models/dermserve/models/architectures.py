@@ -53,8 +53,6 @@ def build(
 
 def load_weights(network: keras.Model, file: Path) -> None:
     """Load a whole network's weights, as Keras saved them (`.weights.h5` or `.keras`)."""
-    if not file.is_file():
-        raise WeightsError(f"{file}: no such weights file")
     with fitting(str(file), network.name):
         network.load_weights(file)
 

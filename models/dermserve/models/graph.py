@@ -120,8 +120,8 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
     @tf.function(input_signature=[pixels], autograph=False)
     def tta(images: Tensor) -> dict[str, Tensor]:
         checked = _checked(images, side)
-        stacked = tf.stack([_VIEWS[name](checked) for name in views], axis=1)
-        outputs = core(tf.reshape(stacked, [-1, side, side, 3]))
+        made = [functools.reduce(lambda view, step: _STEPS[step](view), name.split("_"), checked) for name in views]
+        outputs = core(tf.reshape(tf.stack(made, axis=1), [-1, side, side, 3]))
         each = {
             name: tf.reshape(value, tf.concat([[-1, len(views)], tf.shape(value)[1:]], 0))
             for name, value in outputs.items()
@@ -163,27 +163,19 @@ def _decode(data: Tensor, side: int) -> Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized[0]), 0, 255), tf.uint8)
 
 
-def _turned(images: Tensor, quarter_turns: int) -> Tensor:
-    """Turn counter-clockwise, as np.rot90 does."""
-    if quarter_turns == 2:
-        return tf.reverse(images, [1, 2])
-    return tf.reverse(tf.transpose(images, [0, 2, 1, 3]), [1 if quarter_turns == 1 else 2])
-
-
 def _scaled(images: Tensor, numerator: int) -> Tensor:
     scaled = (tf.cast(images, tf.int32) * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
     return tf.cast(tf.minimum(scaled, 255), tf.uint8)
 
 
-_VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {
+_STEPS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda images: images,
-    "rot90": lambda images: _turned(images, 1),
-    "rot180": lambda images: _turned(images, 2),
-    "rot270": lambda images: _turned(images, 3),
     "flip": lambda images: tf.reverse(images, [2]),
-    "flip_rot90": lambda images: _turned(tf.reverse(images, [2]), 1),
-    "flip_rot180": lambda images: _turned(tf.reverse(images, [2]), 2),
-    "flip_rot270": lambda images: _turned(tf.reverse(images, [2]), 3),
+    # Counter-clockwise, as np.rot90 turns.
+    "rot90": lambda images: tf.reverse(tf.transpose(images, [0, 2, 1, 3]), [1]),
+    "rot180": lambda images: tf.reverse(images, [1, 2]),
+    "rot270": lambda images: tf.reverse(tf.transpose(images, [0, 2, 1, 3]), [2]),
     "darker": lambda images: _scaled(images, BRIGHTNESS_STEP - 1),
     "brighter": lambda images: _scaled(images, BRIGHTNESS_STEP + 1),
 }
+"""The steps of the standard views, whose names join them by underscores."""

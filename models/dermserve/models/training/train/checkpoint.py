@@ -67,10 +67,12 @@ def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
     """Make a run's folder, and hold it. Raises RunError, before anything is written: another training has it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FINGERPRINT
-    if path.is_file():
-        _require_same(path, errors.read_json(path), mine)
-    load(folder, mine)
-    if not path.is_file():
+    if path.is_file() or (folder / _NAME).is_file():
+        found = errors.read_json(path)
+        if other := " and ".join(key for key, value in mine.items() if found.get(key) != value):
+            what = f"{path} is of a training with another {other}"
+            raise errors.RunError(f"{what}: pass the same again, or another --out")
+    else:
         errors.write_json(path, dict(mine))
     with ExitStack() as held:
         try:
@@ -83,32 +85,25 @@ def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
         yield
 
 
-def save(folder: Path, mine: Fingerprint, state: State) -> None:
+def save(folder: Path, state: State) -> None:
     """Replace the checkpoint in a folder, atomically."""
     values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
     with replacing(folder / _NAME) as partial, partial.open("wb") as file:
-        np.savez(file, meta=np.array(json.dumps({**values, "fingerprint": dict(mine)})), **arrays)
+        np.savez(file, meta=np.array(json.dumps(values)), **arrays)
         file.flush()
         os.fsync(file.fileno())
 
 
-def load(folder: Path, mine: Fingerprint) -> State | None:
-    """Load the checkpoint of a folder, or None. Raises RunError: it is of another training, or damaged."""
+def load(folder: Path) -> State | None:
+    """Load the checkpoint of a folder, or None. Raises RunError: it is damaged."""
     path = folder / _NAME
     if not path.is_file():
         return None
     try:
         arrays = errors.read_arrays(path)
-        values = json.loads(str(arrays["meta"]))
-        _require_same(path, values.pop("fingerprint"), mine)
         best, variables = ([arrays[key] for key in arrays if key.startswith(kind)] for kind in "bv")
-        return State(**values, variables=variables, best=best or None)
+        return State(**json.loads(str(arrays["meta"])), variables=variables, best=best or None)
     except errors.DAMAGED as error:
         raise errors.RunError(f"{path} is damaged ({error}): remove it to start again") from error
-
-
-def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
-    if other := " and ".join(key for key, value in mine.items() if found.get(key) != value):
-        raise errors.RunError(f"{path} is of a training with another {other}: pass the same again, or another --out")

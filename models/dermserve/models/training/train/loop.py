@@ -48,7 +48,6 @@ def train(
     training: Labelled,
     validation: Labelled,
     folder: Path,
-    fingerprint: checkpoint.Fingerprint,
     teachers: Sequence[keras.Model] = (),
     others: Labelled | None = None,
 ) -> list[Epoch]:
@@ -57,14 +56,14 @@ def train(
     Teachers are training copies whose mean answer it learns beside the labels; `others` lesions that it shall not know.
     Raises TrainingError: a loss is not finite; the checkpoint is that of the epoch before.
     """
-    state = checkpoint.load(folder, fingerprint) or State(stage=0)
+    state = checkpoint.load(folder) or State(stage=0)
     for epoch in state.history:
         say(_EPOCH.format(**epoch))
     while state.stage < len(experiment.stages):
         run = _StageRun(network, experiment, state, training, validation, teachers, others)
         while not run.ended:
             run.epoch()
-            checkpoint.save(folder, fingerprint, run.state())
+            checkpoint.save(folder, run.state())
             say(_EPOCH.format(**state.history[-1]))
         run.hand_on()
         state = State(stage=state.stage + 1, history=state.history)

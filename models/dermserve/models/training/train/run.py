@@ -61,7 +61,6 @@ def run_training(
             training=training,
             validation=data.part(Part.VALIDATION),
             folder=folder,
-            fingerprint=fingerprint,
             teachers=[
                 training_copy(each.network(shifted=False), folded=True, precision=precision) for each in teachers
             ],
