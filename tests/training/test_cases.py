@@ -132,6 +132,8 @@ def test_excels_hint_and_empty_lines_are_no_rows(tmp_path: Path) -> None:
         "image,BCC,SCC\n{},nan,1\n",
         "image,BCC,SCC\n{},True,False\n",
         'IMAGE_ID,"no\nte",DX\n{},"a\nb",BCC\n',
+        "Image ID,DX \n{},bcc\n",
+        "image-id;dx;note\r{};bcc;1,2,3,4\rx;bcc;5,6,7,8\r",  # of Excel on a Mac
     ],
 )
 def test_tables_as_spreadsheets_leave_them_are_read(tmp_path: Path, table: str) -> None:
@@ -227,6 +229,18 @@ def test_the_isic_archives_diagnoses_are_classes_and_others_are_counted(tmp_path
     samples, lines = said(tmp_path, SEVEN)
     assert [SEVEN[sample.label] for sample in samples] == ["nv", "mel", "bcc", "akiec", "df", "bkl", "vasc"]
     assert lines == "left out 1 photos of Scar, no class of this model, such as ISIC_0000007.png"
+
+
+def test_pad_ufes_20_as_downloaded_is_read(tmp_path: Path) -> None:
+    codes = ("BCC", "SCC", "ACK", "NEV", "SEK", "MEL")
+    rows = "".join(f"PAT_1,{i},False,{code},PAT_1_{i}.png,True\n" for i, code in enumerate(codes))
+    for index in range(len(codes)):
+        photo(tmp_path / f"imgs_part_{index % 3 + 1}" / f"PAT_1_{index}.png")
+    (tmp_path / "metadata.csv").write_text("patient_id,lesion_id,smoke,diagnostic,img_id,biopsed\n" + rows)
+    samples, lines = said(tmp_path, SEVEN)
+    found = {sample.lesion: SEVEN[sample.label] for sample in samples}
+    assert found == {"0": "bcc", "2": "akiec", "3": "nv", "4": "bkl", "5": "mel"}
+    assert lines == "left out 1 photos of SCC, no class of this model, such as imgs_part_2/PAT_1_1.png"
 
 
 def test_isic_2019_as_downloaded_is_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Going on from a finished run, and photos of the same lesions at another resolution."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
-from dermserve.models.training.train import loop
+from dermserve.models.training.train import backbones, loop
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data, prepare, read_also, with_also
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.network import training_copy
+from tests.tiny import tiny_network
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 
@@ -58,6 +60,28 @@ def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(o
     said = command(cli.train, "mobilenet_v3_small", *options, "--weights", "random", code=2)
     assert "leave --weights out" in said
     assert "is a run of mobilenet_v3_small" in command(cli.train, "resnet50", *options[:-2], code=2)
+
+
+def test_a_continued_run_has_the_dropout_and_the_penalty_that_its_own_experiment_says(
+    options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead_of_training(monkeypatch)
+    asked = list[dict[str, object]]()
+    monkeypatch.setattr(backbones, "build", lambda model, **how: asked.append(how) or tiny_network(model))
+    (tmp_path / "tiny.toml").write_text(f"dropout = 0.1\nl2 = 0.5\n{EXPERIMENT}")
+    command(cli.train, "mobilenet_v3_small", *options)
+    assert [(how["dropout"], how["l2"]) for how in asked] == [(0.1, 0.5)]
+
+
+def test_a_data_sets_folder_has_a_name_that_any_file_can_hold(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/H\xe4m"))
+    try:
+        shutil.copytree(photos, odd)
+    except OSError:
+        pytest.skip("this file system has names of UTF-8 alone")
+    assert (
+        finished_data(begun, odd, cache=tmp_path / "cache").name == "H\ufffdm"
+    )  # it goes into run.json and the report
 
 
 def test_photos_of_also_are_for_what_their_lesions_are(

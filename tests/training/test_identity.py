@@ -160,7 +160,7 @@ def test_a_folder_in_which_another_training_is_at_work_is_refused(
     def begin_again() -> None:
         if not met:
             met.append("one")
-            with pytest.raises(RunError, match="in use by another training"):
+            with pytest.raises(RunError, match="in use by another command"):
                 start(tiny(text=PLAIN), photos, tmp_path / "out")
             met.append("refused")
 
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_other_code_is_refused(photos: Path, stopped: Path, tmp_
         start(tiny(text=PLAIN), photos, out)
 
 
-@pytest.mark.parametrize("weights", ["weights.weights.h5", "weights.npz"])
+@pytest.mark.parametrize("weights", ["weights.full.npz", "weights.npz"])
 def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path, weights: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / weights).write_bytes(b"")
@@ -252,7 +252,7 @@ def test_the_first_loss_that_is_no_number_ends_training(photos: Path, tmp_path: 
     with pytest.raises(TrainingError, match=r"loss is \S+ in stage head, epoch 1, (step [23] of \d+|on valid).*lower"):
         start(tiny(text=text), photos, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint.npz").exists()
-    assert not (tmp_path / "out" / "weights.weights.h5").exists()
+    assert not (tmp_path / "out" / "weights.full.npz").exists()
 
 
 @pytest.mark.parametrize(

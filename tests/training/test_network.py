@@ -1,6 +1,10 @@
 """Training copies, initial weights, augmentation and compact weights, on the real architectures."""
 
+import contextlib
 import functools
+import resource
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -8,11 +12,12 @@ import numpy as np
 import pytest
 
 from dermserve.models.architectures import build
+from dermserve.models.training.conversion import convert
 from dermserve.models.training.errors import ExperimentError, RunError
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.experiment import Augmentation
-from dermserve.models.training.train.finished import Kind, load_compact, quantize, save_compact
+from dermserve.models.training.train.finished import Kind, load_weights, quantize, save_weights
 from dermserve.models.training.train.network import (
     FusedBatchNormalization,
     copy_back,
@@ -20,6 +25,7 @@ from dermserve.models.training.train.network import (
     select_trainable,
     training_copy,
 )
+from tests.tiny import tiny_network
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
 MEAN, DEVIATION = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
@@ -47,6 +53,17 @@ def blank(another: keras.Model) -> keras.Model:
     """The same network, all of whose weights are zero."""
     another.set_weights([np.zeros(weight.shape, np.float32) for weight in another.weights])
     return another
+
+
+@contextlib.contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """Let writes to files fail as on a full disk once a file has this many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def logits(network: keras.Model) -> np.ndarray:
@@ -189,7 +206,22 @@ def test_weights_of_another_network_or_cut_off_are_named(mobilenet: keras.Model,
     with pytest.raises(RunError, match=r"other\.npz do not fit the backbone of mobilenet_v3_small"):
         load_backbone(mobilenet, file)
     with pytest.raises(RunError, match=r"other\.npz do not fit mobilenet_v3_small"):
-        load_compact(mobilenet, file)
+        load_weights(mobilenet, file)
+
+
+def test_a_disk_that_is_full_is_one_error_without_noise(
+    mobilenet: keras.Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """h5py, which Keras writes weights with, prints a traceback for each array."""
+    with no_room_beyond(100_000), pytest.raises(OSError, match=r"'\S+weights\.full\.npz'"):
+        save_weights(mobilenet, tmp_path / "weights.full.npz")
+    assert "Traceback" not in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_full_is_named() -> None:
+    with no_room_beyond(1000), pytest.raises(OSError, match=tempfile.gettempdir()):
+        convert(tiny_network("mobilenet_v3_small"), temperature=1)
 
 
 @pytest.mark.parametrize(("kind", "megabytes"), [("int8", 1.5), ("float16", 2.5)])  # 4.4 as float32
@@ -197,8 +229,8 @@ def test_compact_weights_come_back_nearly(
     mobilenet: keras.Model, blank: keras.Model, tmp_path: Path, kind: Kind, megabytes: float
 ) -> None:
     file = tmp_path / "weights.npz"
-    save_compact(mobilenet, file, kind=kind)
-    load_compact(blank, file)
+    save_weights(mobilenet, file, kind=kind)
+    load_weights(blank, file)
     for mine, theirs in zip(mobilenet.get_weights(), blank.get_weights(), strict=True):
         step = np.abs(mine).max() / 127 if mine.ndim > 1 and kind == "int8" else 0
         np.testing.assert_allclose(theirs, mine, rtol=0 if step else 1e-3, atol=step / 2 + 1e-6)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from PIL import Image
 from dermserve.models.exporter import run_content, write_version
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.errors import RunError, TrainingError
+from dermserve.models.training.errors import RunError, TrainingError, locked
 from dermserve.models.training.evaluate import calibration, measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.train.finished import FinishedRun
@@ -38,7 +39,7 @@ def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
-    names = ("experiment.json", "split.csv", "run.json", "history.json", "weights.weights.h5")
+    names = ("experiment.json", "split.csv", "run.json", "history.json", "weights.full.npz")
     for name in names:
         with pytest.raises(RunError, match=f"lacks {re.escape(name)}"):  # history.json: of the report, after hours
             FinishedRun(tmp_path)
@@ -60,7 +61,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
         ("distance.npz", ""),
         ("distance.npz", "\x93NUMPY"),
         ("split.csv", 'photo,lesion_id,part,sha256\n"' + "x" * 200_000),
-        ("weights.weights.h5", "HDF"),
+        ("weights.full.npz", "PK"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str, text: str) -> None:
@@ -71,10 +72,26 @@ def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str
         "experiment.json": lambda: run.experiment,
         "split.csv": lambda: run.split,
         "distance.npz": lambda: run.distance,
-        "weights.weights.h5": run.network,
+        "weights.full.npz": run.network,
     }
     with pytest.raises(TrainingError, match=rf"run(/{file})?\b"):
         read[file]()
+
+
+@pytest.mark.parametrize("what", [cli.evaluate, cli.pack, cli.tflite])
+def test_a_run_that_another_command_works_on_is_left_alone(whole: Path, photos: Path, what: click.Command) -> None:
+    """An evaluation would fit its thresholds to weights that `pack` has replaced."""
+    with locked(whole / "experiment.json"):
+        assert "is in use by another command" in command(what, whole, "--data", photos, code=1)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '[{"epoch": 1}]'])
+def test_a_damaged_history_is_named_before_the_work(whole: Path, photos: Path, tmp_path: Path, text: str) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "history.json").write_text(text)
+    said = command(cli.evaluate, run, "--data", photos, "--cache", tmp_path / "cache", code=1)
+    assert re.search(r"history\.json (is damaged|can't be read)", said), said
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_run_without_test_photos_is_not_evaluated(photos: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_distilled_run_names_its_teachers_and_goes_on_with_no_others(
     described = FinishedRun(tmp_path / "out").summary["initialization"]
     named = r"distilled from teacher \(efficientnet_lite0\), SHA-256 [0-9a-f]{16}; distilled from second \(eff"
     assert re.search(named, described), described
-    (tmp_path / "out" / "weights.weights.h5").unlink()
+    (tmp_path / "out" / "weights.full.npz").unlink()
     for teachers in ([], [teacher]):
         with pytest.raises(RunError, match="another teachers"):
             start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=teachers)
@@ -130,6 +130,15 @@ def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything
     options = ["--data", photos, "--experiment", tmp_path / "tiny.toml", "--cache", photos.parent / "cache"]
     options += ["--out", tmp_path / "out", "--teacher", leaky.folder]
     assert "that validate or test here" in command(cli.train, "mobilenet_v3_small", *options, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_is_not_continued_as_a_model(teacher: FinishedRun, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    options = ["--data", photos, "--experiment", tmp_path / "tiny.toml", "--cache", photos.parent / "cache"]
+    options += ["--out", tmp_path / "out", "--start", teacher.folder]
+    said = command(cli.train, "mobilenet_v3_small", *options, code=2)
+    assert "teacher is a run of efficientnet_lite0, not mobilenet_v3_small" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -25,7 +25,7 @@ from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import new_entry, open_store
-from dermserve.models.training.errors import RunError, TrainingError
+from dermserve.models.training.errors import RunError, TrainingError, plain_name
 from dermserve.models.training.train.finished import SUMMARY, TFLITE, FinishedRun, describe_tests
 from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.v1 import card_pb2
@@ -71,9 +71,9 @@ def _model_content(model: str, *, weights: Path | None = None, backbone: str | N
     network = build(model, backbone_weights=backbone)
     if weights is not None:
         load_weights(network, weights)
-    origin = f"file {weights.name}" if weights else "random (seed 0)"
+    origin = f"file {plain_name(weights)}" if weights else "random (seed 0)"
     if backbone is not None:
-        origin = f"backbone {Path(backbone).name}, head {origin}"
+        origin = f"backbone {plain_name(Path(backbone))}, head {origin}"
     provenance = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization=origin)
     return Content(network=network, provenance=provenance)
 

@@ -42,6 +42,17 @@ def error_messages() -> Iterator[None]:
         raise click.Abort from None
 
 
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[Any]:
+    """Open a finished run, and let no other command change it meanwhile."""
+    from dermserve.models.training.errors import locked
+    from dermserve.models.training.train.finished import EXPERIMENT, FinishedRun
+
+    run = FinishedRun(folder)
+    with locked(folder / EXPERIMENT):
+        yield run
+
+
 def read_backbone(weights: str | None) -> Path | str | None:
     """Read --weights: a file, "imagenet", or None for random weights."""
     if weights in (None, "imagenet", "random"):
@@ -83,8 +94,8 @@ def train(
     if start is not None and weights is not None:
         raise click.UsageError("--start brings its own weights: leave --weights out")
     begun = None if start is None else FinishedRun(start)
-    if begun is not None and begun.model != model:
-        raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
+    if begun is not None and (begun.model, begun.experiment.teacher) != (model, chosen.teacher):
+        raise click.UsageError(f"{start} is a run of {begun.network_name}, not {chosen.teacher or model}")
     backbone = read_backbone(weights)
     say(f"{chosen.name}: reading {data}")
     provenance = joined_provenance(data, also, begun.summary if begun else None)
@@ -122,13 +133,12 @@ def evaluate(run: Path, data: Path, other: str | None, cache: Path, **own: Any) 
     if other is not None and (given := [f"--{option}" for option, value in own.items() if value not in (None, 1)]):
         raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate.evaluation import evaluate_other, evaluate_own
-    from dermserve.models.training.train.finished import FinishedRun
 
-    finished = FinishedRun(run)
-    if other is not None:
-        measured = evaluate_other(finished, data, name=other, cache=cache)
-    else:
-        measured = evaluate_own(finished, data, cache=cache, **own)["test"]
+    with _held(run) as finished:
+        if other is not None:
+            measured = evaluate_other(finished, data, name=other, cache=cache)
+        else:
+            measured = evaluate_own(finished, data, cache=cache, **own)["test"]
     name, verdict = other or "test", measured["verdict"]
     for views, found in (("one view", measured["single"]), ("ten views", measured["tta"])):
         scores = f"accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}"
@@ -150,9 +160,9 @@ def evaluate(run: Path, data: Path, other: str | None, cache: Path, **own: Any) 
 def pack(run: Path, data: Path, cache: Path) -> None:
     """Make a run's weights compact, and measure the loss of accuracy. Evaluate the run again afterwards."""
     from dermserve.models.training import conversion
-    from dermserve.models.training.train.finished import FinishedRun
 
-    found = conversion.pack(FinishedRun(run), data, cache=cache)
+    with _held(run) as finished:
+        found = conversion.pack(finished, data, cache=cache)
     change = f"accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}"
     click.echo(f"{found['bytes'] / 1e6:.1f} MB; {change}, the same answer for {found['agreement']:.2%}")
 
@@ -165,9 +175,9 @@ def pack(run: Path, data: Path, cache: Path) -> None:
 def tflite(run: Path, data: Path, cache: Path) -> None:
     """Convert an evaluated run to TensorFlow Lite, and compare it with the network on validation photos."""
     from dermserve.models.training import conversion
-    from dermserve.models.training.train.finished import FinishedRun
 
-    found = conversion.convert_run(FinishedRun(run), data, cache=cache)
+    with _held(run) as finished:
+        found = conversion.convert_run(finished, data, cache=cache)
     click.echo(
         f"{found['bytes'] / 1e6:.1f} MB, the same answer for {found['agreement']:.2%}, the same side of the limits for "
         f"{found['gate_agreement']:.2%}, accuracy {found['accuracy']:.4f}, {found['milliseconds']:.1f} ms a photo"

@@ -4,6 +4,7 @@ Compact kernels are float16, or int8 with a scale for each output channel (Jacob
 """
 
 import functools
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from dermserve.models.training.evaluate.fitting import ood_scores, softmax
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
-from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_compact
+from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_weights
 
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
 _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16"}  # for the latter int8 is too coarse
@@ -37,7 +38,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     photos = finished_data(run, data, cache=cache).part(Part.VALIDATION)
     full, kind = run.network(full=True), _KINDS[run.model]
     run.update(calibration=None)  # before the weights change: the command may be interrupted
-    save_compact(full, run.compact, kind=kind)
+    save_weights(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
         answers.append(Predictor(network=network, cache=cache).predict(photos, name).logits[:, 0].argmax(axis=1))
@@ -62,13 +63,17 @@ def convert(network: keras.Model, *, temperature: float, distance: FeatureDistan
     def infer(images: Any) -> dict[str, Any]:
         return {name: value for name, value in core(images).items() if name in _OUTPUTS}
 
-    module = tf.Module()  # with one, the model gets a signature
+    module = tf.Module()
     module.core = core.tracked  # type: ignore[attr-defined]
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer.get_concrete_function()], module)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # uint8 inputs have no statistics
+        try:
+            tf.saved_model.save(module, folder, signatures=infer.get_concrete_function())
+        except tf.errors.OpError as error:
+            raise OSError(f"{folder}: {error.message}") from error
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
         model = converter.convert()
     labels = "".join(f"{item.code}\n" for item in SPECS[network.name].classes)
     source = source_digest(network, temperature=temperature, distance=distance)
@@ -86,8 +91,8 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[n
 
 def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float]:
     """Write a calibrated run's model.tflite, and compare it with the network on validation photos."""
+    calibration, distance, network = run.calibration, run.distance, run.network()
     photos = finished_data(run, data, cache=cache).part(Part.VALIDATION)
-    network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
     outputs = Predictor(network=network, cache=cache).predict(photos, "network")
     expected, expected_scores = softmax(outputs.logits[:, 0] / temperature), ood_scores(distance, outputs.features)

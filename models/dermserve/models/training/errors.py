@@ -8,13 +8,17 @@ TrainingError
 
 import hashlib
 import json
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import click
 import numpy as np
+import portalocker
 from numpy.typing import NDArray
 
 from dermserve.models.durable import replacing
@@ -40,6 +44,26 @@ class ExperimentError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder that is not what the command needs: absent, of another experiment, or not finished."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a run's folder by a file in it. Raises RunError: another command is at work there."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True))
+        except portalocker.AlreadyLocked as error:
+            raise RunError(
+                f"{path.parent} is in use by another command: wait for it, or take another folder"
+            ) from error
+        except portalocker.LockException:
+            pass  # a file system without locks
+        yield
+
+
+def plain_name(path: Path) -> str:
+    """Return a path's last name as text that any file can hold: a file name may be no UTF-8."""
+    return os.fsencode(path.resolve().name).decode(errors="replace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,10 +20,10 @@ SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_IDS = ("image_id", "isic_id", "image", "image_name")
+_IDS = ("image_id", "isic_id", "image", "image_name", "img_id")
 LABELS = ("path", "label", "lesion_id", "split")  # of labels.csv
-# Columns of the ISIC archive, the most precise first.
-_DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
+# Columns of the ISIC archive, the most precise first, and of PAD-UFES-20.
+_DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis", "diagnostic")
 _HEADER = 65536  # characters that hold the header
 _BLANK = frozenset({"", "na", "n a", "nan", "none", "null", "unknown"})  # in words: "" is also "-" and "?"
 _WHOLE = re.compile(r"^(\d+)\.0$")  # what spreadsheets and pandas make of a number
@@ -78,7 +78,7 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
     # Strict, as a quotation mark without its second one would swallow the rows after it.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
     try:
-        header = [cell.strip().lower() for cell in reader.fieldnames or ()]
+        header = [_words(cell).replace(" ", "_") for cell in reader.fieldnames or ()]
         reader.fieldnames = header
         labels = "path" in header and path.name.lower() == "labels.csv"
         if missing := [column for column in LABELS if labels and column not in header]:
@@ -110,7 +110,7 @@ def _read_text(path: Path) -> str:
         text = data.decode("utf-16" if utf_16 else "utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
-    text = text.lstrip("\r\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")  # Excel on a Mac ends lines with \r alone
     return text.partition("\n")[2] if text.lower().startswith("sep=") else text  # Excel's hint for itself
 
 

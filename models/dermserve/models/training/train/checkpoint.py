@@ -4,13 +4,12 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import portalocker
 from numpy.typing import NDArray
 
 from dermserve.models.durable import replacing
@@ -74,14 +73,7 @@ def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
             raise errors.RunError(f"{what}: pass the same again, or another --out")
     else:
         errors.write_json(path, dict(mine))
-    with ExitStack() as held:
-        try:
-            held.enter_context(portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True))
-        except portalocker.AlreadyLocked as error:
-            what = f"{folder} is in use by another training"
-            raise errors.RunError(f"{what}: wait for it, or pass another --out") from error
-        except portalocker.LockException:
-            pass  # a file system without locks
+    with errors.locked(path):
         yield
 
 

@@ -15,7 +15,7 @@ from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Sample
-from dermserve.models.training.errors import DataError
+from dermserve.models.training.errors import DataError, plain_name
 from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
@@ -93,7 +93,7 @@ def finished_data(run: FinishedRun, directory: Path, *, cache: Path) -> Data:
         others = f"{len(changed)} photos that are not those of the run's split, such as {changed[0]}"
         raise DataError(f"{directory} has {others}: pass the data the run was trained from")
     parts = {sample: recorded[sample.name].part for sample in samples}
-    return Data(parts, spec, cache, name=directory.resolve().name)
+    return Data(parts, spec, cache, name=plain_name(directory))
 
 
 def read_also(data: Data, directory: Path) -> Data:
@@ -112,7 +112,7 @@ def read_also(data: Data, directory: Path) -> Data:
         raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
         say(f"{directory}: left out {len(found) - len(parts)} of {len(found)} photos, which are not in the split")
-    return replace(data, parts=parts, name=directory.resolve().name)
+    return replace(data, parts=parts, name=plain_name(directory))
 
 
 def with_also(data: Data, directory: Path) -> Data:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.splits import Protocol
-from dermserve.models.training.errors import ExperimentError
+from dermserve.models.training.errors import ExperimentError, plain_name
 
 _FOLDER: Any = resources.files("dermserve.models").joinpath("experiments")
 _CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -127,7 +127,7 @@ def load_experiment(source: str | Path) -> Experiment:
             raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {known}")
         path = _FOLDER.joinpath(f"{source}.toml")
     try:
-        return parse_experiment(path.read_text(encoding="utf-8-sig"), name=path.stem)
+        return parse_experiment(path.read_text(encoding="utf-8-sig"), name=plain_name(path).removesuffix(".toml"))
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(f"{path} can't be read: {error}") from error
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.contract import SCHEMA_VERSION
-from dermserve.models.architectures import fitting, load_weights, weights_digest
+from dermserve.models.architectures import fitting, weights_digest
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance
@@ -20,7 +20,7 @@ from dermserve.models.training.errors import DAMAGED, RunError, json_digest, rea
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 
-WEIGHTS = "weights.weights.h5"
+WEIGHTS = "weights.full.npz"
 EXPERIMENT = "experiment.json"
 SPLIT = "split.csv"
 HISTORY = "history.json"
@@ -29,7 +29,7 @@ COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
 TFLITE = "model.tflite"
 
-Kind: TypeAlias = Literal["int8", "float16"]  # type of compact kernels; vectors stay float32
+Kind: TypeAlias = Literal["float32", "int8", "float16"]  # type of kernels; vectors stay float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,11 @@ class FinishedRun:
     def model(self) -> str:
         """Key of SPECS."""
         return self.experiment.model
+
+    @property
+    def network_name(self) -> str:
+        """The model, or the teacher in its place."""
+        return self.experiment.teacher or self.model
 
     @cached_property
     def split(self) -> dict[str, Recorded]:
@@ -102,13 +107,13 @@ class FinishedRun:
         """The out-of-distribution score."""
         return load_distance(self.folder / DISTANCE)
 
-    def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
-        """Build the network with its weights, `full` ones or those in use; `shifted` adds `shift` to the last bias."""
-        network = build_network(self.experiment)
-        if self.compact.is_file() and not full:
-            load_compact(network, self.compact)
-        else:
-            load_weights(network, self.folder / WEIGHTS)
+    def network(self, experiment: Experiment | None = None, *, shifted: bool = True, full: bool = False) -> keras.Model:
+        """Build the network, of another experiment that continues this one if given, with its weights.
+
+        They are the `full` ones or those in use; `shifted` adds `shift` to the last bias.
+        """
+        network = build_network(experiment or self.experiment)
+        load_weights(network, self.folder / WEIGHTS if full else self.weights)
         if shifted:
             bias = network.get_layer("logits").bias
             bias.assign(np.asarray(bias) + self.shift.astype(np.float32))
@@ -129,13 +134,13 @@ class FinishedRun:
         write_json(self.folder / SUMMARY, {**self.summary, **values})
 
 
-def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
+def save_weights(network: keras.Model, file: Path, *, kind: Kind = "float32") -> None:
     """Write weights as .npz; with int8, small kernels stay float16: those of early layers, whose rounding all see."""
     arrays: dict[str, Any] = {}
     small = sum(variable.shape.num_elements() for variable in network.weights) / 100
     for index, variable in enumerate(network.weights):
         value = np.asarray(variable, np.float32)
-        if value.ndim < 2:
+        if value.ndim < 2 or kind == "float32":
             arrays[f"{index}"] = value
         elif kind == "float16" or value.size < small:
             arrays[f"{index}"] = value.astype(np.float16)
@@ -145,8 +150,8 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
         np.savez_compressed(partial, **arrays)
 
 
-def load_compact(network: keras.Model, file: Path) -> None:
-    """Load what `save_compact` wrote. Raises WeightsError: it is missing, damaged or of another network."""
+def load_weights(network: keras.Model, file: Path) -> None:
+    """Load what `save_weights` wrote. Raises WeightsError: it is missing, damaged or of another network."""
     with fitting(str(file), network.name):
         arrays = read_arrays(file)
         names = [str(index) for index in range(len(network.weights))]

@@ -8,15 +8,23 @@ import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.durable import replacing
 from dermserve.models.training.data.layouts import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
-from dermserve.models.training.errors import ExperimentError, RunError, file_digest, write_json
+from dermserve.models.training.errors import ExperimentError, RunError, file_digest, plain_name, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import OTHERS, Data
 from dermserve.models.training.train.experiment import Experiment
-from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
+from dermserve.models.training.train.finished import (
+    COMPACT,
+    EXPERIMENT,
+    HISTORY,
+    SPLIT,
+    SUMMARY,
+    WEIGHTS,
+    FinishedRun,
+    save_weights,
+)
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, select_trainable, training_copy
 
@@ -42,7 +50,7 @@ def run_training(
     begin, taught_by = backbone if start is None else start.weights, [teacher.weights for teacher in teachers]
     fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
     keras.utils.set_random_seed(experiment.seed)
-    network = build_network(experiment, backbone) if start is None else start.network(shifted=False)
+    network = build_network(experiment, backbone) if start is None else start.network(experiment, shifted=False)
     training = data.part(Part.TRAIN)
     some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
     if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
@@ -70,7 +78,11 @@ def run_training(
         if folded:
             estimate_batch_norm(network, np.asarray(some.images[some.rows]))
         write_json(folder / HISTORY, history)
-        begun = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
+        begun = (
+            f"imagenet backbone ({plain_name(backbone) if isinstance(backbone, Path) else backbone}), random head"
+            if backbone
+            else "random"
+        )
         begun = f"weights of the run {_name(start)}" if start else f"{begun} (seed {experiment.seed})"
         codes = SPECS[experiment.model].codes
         photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
@@ -85,8 +97,7 @@ def run_training(
         if start is not None and "tested" in start.summary:
             summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
         write_json(folder / SUMMARY, summary)
-        with replacing(folder / WEIGHTS) as partial:
-            network.save_weights(partial)
+        save_weights(network, folder / WEIGHTS)
         for file in folder.glob("partial-*"):
             file.unlink()  # of a process that was killed
 
@@ -120,5 +131,4 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
 
 
 def _name(run: FinishedRun) -> str:
-    network = run.experiment.teacher or run.model
-    return f"{run.folder.resolve().name} ({network}), SHA-256 {file_digest(run.weights)[:16]}"
+    return f"{plain_name(run.folder)} ({run.network_name}), SHA-256 {file_digest(run.weights)[:16]}"
