@@ -203,10 +203,9 @@ def test_a_checkpoint_of_other_code_is_refused(photos: Path, stopped: Path, tmp_
         start(tiny(text=PLAIN), photos, out)
 
 
-@pytest.mark.parametrize("weights", ["weights.full.npz", "weights.npz"])
-def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path, weights: str) -> None:
+def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / weights).write_bytes(b"")
+    (tmp_path / "out" / "weights.npz").write_bytes(b"")
     with pytest.raises(RunError, match="holds a finished run"):
         start(tiny(), photos, tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 1
@@ -252,7 +251,7 @@ def test_the_first_loss_that_is_no_number_ends_training(photos: Path, tmp_path: 
     with pytest.raises(TrainingError, match=r"loss is \S+ in stage head, epoch 1, (step [23] of \d+|on valid).*lower"):
         start(tiny(text=text), photos, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint.npz").exists()
-    assert not (tmp_path / "out" / "weights.full.npz").exists()
+    assert not (tmp_path / "out" / "weights.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
-    names = ("experiment.json", "split.csv", "run.json", "history.json", "weights.full.npz")
+    names = ("experiment.json", "split.csv", "run.json", "history.json", "weights.npz")
     for name in names:
         with pytest.raises(RunError, match=f"lacks {re.escape(name)}"):  # history.json: of the report, after hours
             FinishedRun(tmp_path)
@@ -61,7 +61,7 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
         ("distance.npz", ""),
         ("distance.npz", "\x93NUMPY"),
         ("split.csv", 'photo,lesion_id,part,sha256\n"' + "x" * 200_000),
-        ("weights.full.npz", "PK"),
+        ("weights.npz", "PK"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str, text: str) -> None:
@@ -72,7 +72,7 @@ def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str
         "experiment.json": lambda: run.experiment,
         "split.csv": lambda: run.split,
         "distance.npz": lambda: run.distance,
-        "weights.full.npz": run.network,
+        "weights.npz": run.network,
     }
     with pytest.raises(TrainingError, match=rf"run(/{file})?\b"):
         read[file]()

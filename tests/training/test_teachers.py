@@ -116,7 +116,7 @@ def test_a_distilled_run_names_its_teachers_and_goes_on_with_no_others(
     described = FinishedRun(tmp_path / "out").summary["initialization"]
     named = r"distilled from teacher \(efficientnet_lite0\), SHA-256 [0-9a-f]{16}; distilled from second \(eff"
     assert re.search(named, described), described
-    (tmp_path / "out" / "weights.full.npz").unlink()
+    (tmp_path / "out" / "weights.npz").unlink()
     for teachers in ([], [teacher]):
         with pytest.raises(RunError, match="another teachers"):
             start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=teachers)

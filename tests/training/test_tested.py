@@ -44,7 +44,7 @@ def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(
     monkeypatch.setattr(predictions.Predictor, "predict", stop)
     with pytest.raises(StoppedError):
         pack(run, photos, cache=photos.parent / "cache")
-    assert run.compact.is_file()
+    assert (run.folder / "weights.full.npz").is_file()
     with pytest.raises(RunError, match="is not calibrated"):
         _ = run.calibration
 

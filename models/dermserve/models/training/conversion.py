@@ -4,6 +4,7 @@ Compact kernels are float16, or int8 with a scale for each output channel (Jacob
 """
 
 import functools
+import shutil
 import tempfile
 import time
 import warnings
@@ -23,11 +24,13 @@ from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze, scored
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.fitting import ood_scores, softmax
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import track
+from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import finished_data
-from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_weights
+from dermserve.models.training.train.finished import FULL, TFLITE, FinishedRun, Kind, load_weights, save_weights
 
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
 _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16"}  # for the latter int8 is too coarse
@@ -36,15 +39,21 @@ _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16
 def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     """Write a run's compact weights, measure them on validation photos, and remove its calibration."""
     photos = finished_data(run, data, cache=cache).part(Part.VALIDATION)
-    full, kind = run.network(full=True), _KINDS[run.model]
+    kind, kept, full = _KINDS[run.model], run.folder / FULL, build_network(run.experiment)
+    if not kept.is_file():
+        if "packed" in run.summary:
+            raise RunError(f"{run.folder} is packed, and lacks its full weights, {FULL}")
+        with replacing(kept) as partial:
+            shutil.copyfile(run.weights, partial)
+    load_weights(full, kept)
     run.update(calibration=None)  # before the weights change: the command may be interrupted
-    save_weights(full, run.compact, kind=kind)
+    save_weights(full, run.weights, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
         answers.append(Predictor(network=network, cache=cache).predict(photos, name).logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
-        "bytes": run.compact.stat().st_size,
+        "bytes": run.weights.stat().st_size,
         "accuracy_full": float((answers[0] == photos.labels).mean()),
         "accuracy_compact": float((answers[1] == photos.labels).mean()),
         "agreement": float((answers[0] == answers[1]).mean()),

@@ -30,8 +30,6 @@ from dermserve.models.training.train.finished import DISTANCE, HISTORY, Finished
 mpl.use("Agg")  # no window, and no display needed
 
 _BINS = 10
-_LOSSES = ("loss", "validation_loss")
-_ACCURACIES = ("accuracy", "validation_accuracy", "validation_balanced_accuracy")
 
 
 def evaluate_own(
@@ -45,7 +43,9 @@ def evaluate_own(
     weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
     """
     beside = None if paper is None else FinishedRun(paper).evaluated("metrics")  # refused before the work
-    curves = _read_curves(run)
+    report = run.folder / "report"
+    report.mkdir(exist_ok=True)
+    _draw_history(report / "curves.png", run)
     photos = finished_data(run, data, cache=cache)
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
@@ -94,7 +94,7 @@ def evaluate_own(
         other={},  # figures of the former calibration
         profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
     )
-    _write_report(run, fitted, test[0], curves, paper=beside)
+    _write_report(report, run, fitted, test[0], paper=beside)
     return metrics
 
 
@@ -116,21 +116,13 @@ def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> d
 
 
 def _write_report(
-    run: FinishedRun,
-    fitted: Fitted,
-    test: PartPredictions,
-    curves: Mapping[str, list[float]],
-    *,
-    paper: Mapping[str, Any] | None,
+    folder: Path, run: FinishedRun, fitted: Fitted, test: PartPredictions, *, paper: Mapping[str, Any] | None
 ) -> None:
-    folder = run.folder / "report"
-    folder.mkdir(exist_ok=True)
     _draw_answers(folder, fitted, test)
     curve = run.summary["metrics"]["test"]["verdict"]["abstention"]
     with _axes(folder / "abstention.png") as axes:
         axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
         axes.set(xlabel="share answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1))
-    _draw_curves(folder / "curves.png", curves)
     template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     made = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     beside = {"split_by": run.experiment.protocol.value, "paper": paper and paper["test"]}
@@ -182,23 +174,23 @@ def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
     return both
 
 
-def _read_curves(run: FinishedRun) -> dict[str, list[float]]:
-    """Read the figures of each epoch by name. Raises RunError: their file is damaged."""
-    path = run.folder / HISTORY
+def _draw_history(path: Path, run: FinishedRun) -> None:
+    """Draw the figures of each epoch. Raises RunError: their file is damaged."""
+    history = read_json(run.folder / HISTORY)
+    loss, accuracy = ("loss", "validation_loss"), ("accuracy", "validation_accuracy", "validation_balanced_accuracy")
     try:
-        epochs = read_json(path)
-        return {name: [epoch[name] for epoch in epochs] for name in ("epoch", *_LOSSES, *_ACCURACIES)}
+        with _axes(path, 2) as panels:
+            for axes, names in zip(panels, (loss, accuracy), strict=True):
+                for name in names:
+                    axes.plot(
+                        range(1, len(history) + 1),
+                        [epoch[name] for epoch in history],
+                        ".-",
+                        label=name.replace("_", " "),
+                    )
+                for start in (index for index, epoch in enumerate(history, 1) if epoch["epoch"] == 1):
+                    axes.axvline(start, color="lightgray", zorder=0)
+                axes.set(xlabel="epoch", title=names[0])
+                axes.legend()
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error!r}): restore it, or train again") from error
-
-
-def _draw_curves(path: Path, curves: Mapping[str, list[float]]) -> None:
-    epochs = range(1, len(curves["epoch"]) + 1)
-    with _axes(path, 2) as panels:
-        for axes, names in zip(panels, (_LOSSES, _ACCURACIES), strict=True):
-            for name in names:
-                axes.plot(epochs, curves[name], ".-", label=name.replace("_", " "))
-            for start in (index for index in epochs if curves["epoch"][index - 1] == 1):
-                axes.axvline(start, color="lightgray", zorder=0)
-            axes.set(xlabel="epoch", title=names[0])
-            axes.legend()
+        raise RunError(f"{run.folder / HISTORY} is damaged ({error!r}): restore it, or train again") from error

@@ -20,12 +20,12 @@ from dermserve.models.training.errors import DAMAGED, RunError, json_digest, rea
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 
-WEIGHTS = "weights.full.npz"
+WEIGHTS = "weights.npz"
+FULL = "weights.full.npz"  # full weights, once WEIGHTS are compact
 EXPERIMENT = "experiment.json"
 SPLIT = "split.csv"
 HISTORY = "history.json"
 SUMMARY = "run.json"
-COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
 TFLITE = "model.tflite"
 
@@ -39,20 +39,15 @@ class FinishedRun:
     folder: Path
 
     def __post_init__(self) -> None:
-        missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY, HISTORY) if not (self.folder / name).is_file()]
-        if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
-            what = missing[0] if missing else WEIGHTS
-            raise RunError(f"{self.folder} lacks {what}: pass the folder of a run that `dermserve train` has finished")
-
-    @property
-    def compact(self) -> Path:
-        """File of the compact weights, which are used instead of the full ones once they exist."""
-        return self.folder / COMPACT
+        for name in (EXPERIMENT, SPLIT, SUMMARY, HISTORY, WEIGHTS):
+            if not (self.folder / name).is_file():
+                lacking = f"{self.folder} lacks {name}"
+                raise RunError(f"{lacking}: pass the folder of a run that `dermserve train` has finished")
 
     @property
     def weights(self) -> Path:
-        """File of the weights in use."""
-        return self.compact if self.compact.is_file() else self.folder / WEIGHTS
+        """File of the weights: full ones, or compact ones once it is packed."""
+        return self.folder / WEIGHTS
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -107,13 +102,10 @@ class FinishedRun:
         """The out-of-distribution score."""
         return load_distance(self.folder / DISTANCE)
 
-    def network(self, experiment: Experiment | None = None, *, shifted: bool = True, full: bool = False) -> keras.Model:
-        """Build the network, of another experiment that continues this one if given, with its weights.
-
-        They are the `full` ones or those in use; `shifted` adds `shift` to the last bias.
-        """
+    def network(self, experiment: Experiment | None = None, *, shifted: bool = True) -> keras.Model:
+        """Build the network, or that of an experiment that continues it; `shifted` adds `shift` to the last bias."""
         network = build_network(experiment or self.experiment)
-        load_weights(network, self.folder / WEIGHTS if full else self.weights)
+        load_weights(network, self.weights)
         if shifted:
             bias = network.get_layer("logits").bias
             bias.assign(np.asarray(bias) + self.shift.astype(np.float32))

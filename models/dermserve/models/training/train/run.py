@@ -11,20 +11,11 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
 from dermserve.models.training.errors import ExperimentError, RunError, file_digest, plain_name, write_json
-from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train import checkpoint, finished
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import OTHERS, Data
 from dermserve.models.training.train.experiment import Experiment
-from dermserve.models.training.train.finished import (
-    COMPACT,
-    EXPERIMENT,
-    HISTORY,
-    SPLIT,
-    SUMMARY,
-    WEIGHTS,
-    FinishedRun,
-    save_weights,
-)
+from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, select_trainable, training_copy
 
@@ -59,8 +50,8 @@ def run_training(
     for stage in experiment.stages:  # all of them: the last one may be hours away
         select_trainable(copy, stage.trainable, batch_norm=stage.batch_norm)
     with checkpoint.claimed(folder, fingerprint):
-        write_json(folder / EXPERIMENT, asdict(experiment))
-        write_split(folder / SPLIT, data.own)
+        write_json(folder / finished.EXPERIMENT, asdict(experiment))
+        write_split(folder / finished.SPLIT, data.own)
         if others is not None:
             write_split(folder / OTHERS, others.own)
         history = train(
@@ -77,7 +68,7 @@ def run_training(
         copy_back(copy, network)
         if folded:
             estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-        write_json(folder / HISTORY, history)
+        write_json(folder / finished.HISTORY, history)
         begun = (
             f"imagenet backbone ({plain_name(backbone) if isinstance(backbone, Path) else backbone}), random head"
             if backbone
@@ -96,8 +87,8 @@ def run_training(
         }
         if start is not None and "tested" in start.summary:
             summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
-        write_json(folder / SUMMARY, summary)
-        save_weights(network, folder / WEIGHTS)
+        write_json(folder / finished.SUMMARY, summary)
+        finished.save_weights(network, folder / finished.WEIGHTS)
         for file in folder.glob("partial-*"):
             file.unlink()  # of a process that was killed
 
@@ -106,7 +97,7 @@ def _refuse(
     experiment: Experiment, data: Data, folder: Path, teachers: Sequence[FinishedRun], others: Data | None
 ) -> None:
     """Raise RunError or ExperimentError for what does not fit, before anything is written."""
-    if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
+    if (folder / finished.WEIGHTS).exists():
         raise RunError(f"{folder} holds a finished run: pass another --out")
     if experiment.distillation is not None and not teachers:
         raise ExperimentError(f"{experiment.name} has [distillation]: pass its teachers with --teacher")
