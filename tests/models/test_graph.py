@@ -21,7 +21,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode
 from dermserve.models import exporter
-from dermserve.models.architectures import WeightsError, build, load_weights
+from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
@@ -226,5 +226,5 @@ def test_temperature_softens_and_feature_distance_scores(unit: bool) -> None:
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "small.weights.h5"
     tiny_network("mobilenet_v3_small").save_weights(file)
-    with pytest.raises(WeightsError, match=r"do not fit mobilenet_v3_small: [^\n]*\Z"):
-        load_weights(build("mobilenet_v3_small"), file)
+    with pytest.raises(exporter.ExportError, match=r"do not fit mobilenet_v3_small: [^\n]*\Z"):
+        exporter.export("mobilenet_v3_small", tmp_path / "store", weights=file)

@@ -169,6 +169,23 @@ def test_a_folder_in_which_another_training_is_at_work_is_refused(
     assert met == ["one", "refused"]
 
 
+def test_two_that_begin_at_the_same_moment_do_not_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = list[Path]()
+
+    def write(path: Path, _: object) -> None:
+        """Let a second one begin while the first one writes what it belongs to."""
+        written.append(path)
+        if len(written) == 1:
+            with pytest.raises(RunError, match="in use by another command"), checkpoint.claimed(tmp_path, {}):
+                pass
+
+    monkeypatch.setattr(checkpoint.errors, "write_json", write)
+    with checkpoint.claimed(tmp_path, {}):
+        assert len(written) == 1
+
+
 def test_a_file_system_without_locks_is_trained_into(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,9 +83,22 @@ def test_features_that_tell_the_classes_apart_are_learned_from(
     assert (row["backbone"], row["parameters"], row["accuracy"]) == ("mobilenet", "0", "1.0")
 
 
-def test_a_backbone_that_is_not_known_is_named(photos: Path) -> None:
-    said = command(cli.backbones, "--data", photos, "--out", "x", "--weights", "vgg=imagenet", code=2)
-    assert "'vgg=imagenet' is not NAME=WEIGHTS" in said
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [("vgg=imagenet", "'vgg=imagenet' is not NAME=WEIGHTS"), ("mobilenet=imagenet", "a backbone is named twice")],
+)
+def test_wrong_weights_of_backbones_are_named(photos: Path, weights: str, message: str) -> None:
+    options = ["--data", photos, "--out", "x", "--weights", "mobilenet=random", "--weights", weights]
+    assert message in command(cli.backbones, *options, code=2)
+
+
+def test_weights_that_cant_be_loaded_leave_no_folder(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    (tmp_path / "none.h5").write_bytes(b"")
+    options = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
+    options += ["--cache", tmp_path / "cache", "--weights", f"mobilenet={tmp_path / 'none.h5'}"]
+    assert "do not fit the backbone of mobilenet" in command(cli.backbones, *options, code=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])

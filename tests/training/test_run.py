@@ -81,7 +81,7 @@ def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str
 @pytest.mark.parametrize("what", [cli.evaluate, cli.pack, cli.tflite])
 def test_a_run_that_another_command_works_on_is_left_alone(whole: Path, photos: Path, what: click.Command) -> None:
     """An evaluation would fit its thresholds to weights that `pack` has replaced."""
-    with locked(whole / "experiment.json"):
+    with locked(whole):
         assert "is in use by another command" in command(what, whole, "--data", photos, code=1)
 
 

@@ -1,10 +1,9 @@
-"""The two networks in Keras, as in the papers; loading their weights, and the digest of weights."""
+"""The two networks in Keras, as in the papers; the errors of weights, and their digest."""
 
 import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -49,12 +48,6 @@ def build(
     assert network.count_params() == spec.parameters, (name, network.count_params())
     assert backbone.count_params() == spec.backbone_parameters
     return network
-
-
-def load_weights(network: keras.Model, file: Path) -> None:
-    """Load a whole network's weights, as Keras saved them (`.weights.h5` or `.keras`)."""
-    with fitting(str(file), network.name):
-        network.load_weights(file)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 from dermserve.contract import SCHEMA_VERSION, CardError, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models import records
-from dermserve.models.architectures import build, load_weights, weights_digest
+from dermserve.models.architectures import build, fitting, weights_digest
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
@@ -70,7 +70,8 @@ def _model_content(model: str, *, weights: Path | None = None, backbone: str | N
     keras.utils.set_random_seed(0)
     network = build(model, backbone_weights=backbone)
     if weights is not None:
-        load_weights(network, weights)
+        with fitting(str(weights), model):
+            network.load_weights(weights)
     origin = f"file {plain_name(weights)}" if weights else "random (seed 0)"
     if backbone is not None:
         origin = f"backbone {plain_name(Path(backbone))}, head {origin}"

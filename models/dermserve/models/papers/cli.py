@@ -51,6 +51,8 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         if name not in heads.BACKBONES or not source:
             known = f"is not NAME=WEIGHTS with a NAME of {', '.join(heads.BACKBONES)}"
             raise click.BadParameter(f"'{name}={source}' {known}", param_hint="--weights")
+    if len(dict(asked)) < len(asked):
+        raise click.BadParameter("a backbone is named twice", param_hint="--weights")
     chosen, table = load_experiment(experiment), out / "backbones.csv"
     share = round(1 - chosen.validation / (1 - chosen.test), 4)
     setting = (share, 0.4 if chosen.dropout is None else chosen.dropout, chosen.stages[0].batch)

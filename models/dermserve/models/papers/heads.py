@@ -67,20 +67,20 @@ def fill_table(
     """Train the heads that a table lacks, of each backbone, by its initial weights, with each setting as in GRID."""
     whole = checkpoint.fingerprint(experiment, dict.fromkeys(photos.samples, Part.TRAIN), None)
     mine = {key: whole[key] for key in ("experiment", "photos")}  # each head has a split of its own
+    networks = []
     for name, weights in backbones.items():
         mine[f"initial {name}"] = file_digest(weights) if isinstance(weights, Path) else weights or "random"
+        keras.utils.set_random_seed(experiment.seed)
+        networks.append(load(name, weights, side=SPECS[experiment.model].input_side))
     with checkpoint.claimed(table.parent, mine):
         rows = _read_table(table) if table.is_file() else []
         done = {(row.backbone, row[2:5]) for row in rows}
-        for name, weights in backbones.items():
-            wanted = [setting for setting in settings if (name, setting) not in done]
-            if not wanted:
-                continue
-            keras.utils.set_random_seed(experiment.seed)
-            network = load(name, weights, side=SPECS[experiment.model].input_side)
+        for network in networks:
+            name, size = network.name, network.get_layer("backbone").count_params()
             features = Predictor(network=network, cache=cache).predict(photos, name).features
-            size = network.get_layer("backbone").count_params()
-            for setting in wanted:
+            for setting in settings:
+                if (name, setting) in done:
+                    continue
                 row = Row(name, size, *setting, *_train_head(experiment, photos, features, *setting))
                 rows.append(row)
                 with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:

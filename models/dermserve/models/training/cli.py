@@ -46,10 +46,10 @@ def error_messages() -> Iterator[None]:
 def _held(folder: Path) -> Iterator[Any]:
     """Open a finished run, and let no other command change it meanwhile."""
     from dermserve.models.training.errors import locked
-    from dermserve.models.training.train.finished import EXPERIMENT, FinishedRun
+    from dermserve.models.training.train.finished import FinishedRun
 
     run = FinishedRun(folder)
-    with locked(folder / EXPERIMENT):
+    with locked(folder):
         yield run
 
 

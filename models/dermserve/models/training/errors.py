@@ -47,15 +47,13 @@ class RunError(TrainingError):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a run's folder by a file in it. Raises RunError: another command is at work there."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder. Raises RunError: another command is at work there."""
     with ExitStack() as held:
         try:
-            held.enter_context(portalocker.Lock(path, "r+b", timeout=0, fail_when_locked=True))
+            held.enter_context(portalocker.Lock(folder / ".lock", "a", timeout=0, fail_when_locked=True))
         except portalocker.AlreadyLocked as error:
-            raise RunError(
-                f"{path.parent} is in use by another command: wait for it, or take another folder"
-            ) from error
+            raise RunError(f"{folder} is in use by another command: wait for it, or take another folder") from error
         except portalocker.LockException:
             pass  # a file system without locks
         yield

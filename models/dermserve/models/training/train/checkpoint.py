@@ -66,14 +66,14 @@ def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
     """Make a run's folder, and hold it. Raises RunError, before anything is written: another training has it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FINGERPRINT
-    if path.is_file() or (folder / _NAME).is_file():
-        found = errors.read_json(path)
-        if other := " and ".join(key for key, value in mine.items() if found.get(key) != value):
-            what = f"{path} is of a training with another {other}"
-            raise errors.RunError(f"{what}: pass the same again, or another --out")
-    else:
-        errors.write_json(path, dict(mine))
-    with errors.locked(path):
+    with errors.locked(folder):
+        if path.is_file() or (folder / _NAME).is_file():
+            found = errors.read_json(path)
+            if other := " and ".join(key for key, value in mine.items() if found.get(key) != value):
+                what = f"{path} is of a training with another {other}"
+                raise errors.RunError(f"{what}: pass the same again, or another --out")
+        else:
+            errors.write_json(path, dict(mine))
         yield
 
 
