@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_a_full_disk_is_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     result = CliRunner().invoke(export, chosen)
     assert (result.exit_code, "mobilenet_v3_small: saved_model.pb; No space" in result.output) == (1, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_whose_path_is_not_utf_8_is_one_line(tmp_path: pathlib.Path) -> None:
+    """TensorFlow can't write there."""
+    chosen = ["--model", "mobilenet_v3_small", "--random", "--store", os.fsdecode(bytes(tmp_path) + b"/caf\xe9")]
+    result = CliRunner().invoke(export, chosen)
+    assert (result.exit_code, "TensorFlow takes paths in UTF-8 alone" in result.output) == (1, True), result.output
 
 
 def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:

@@ -45,6 +45,8 @@ def export(
         return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
     except (CardError, VerificationError, TrainingError, LifecycleError, tf.errors.ResourceExhaustedError) as error:
         raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
+    except UnicodeEncodeError as error:
+        raise ExportError(f"{store}: TensorFlow takes paths in UTF-8 alone") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
