@@ -165,18 +165,16 @@ def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, valid
     """Raise DataError if a part lacks photos of a class; a data set's own test part may lack some."""
     own = _own_parts(parts)
     shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation}
-    if Part.TEST not in own:
-        shares[Part.TEST] = test
+    shares[Part.TEST] = 0 if Part.TEST in own else test
     have = Counter((part, sample.label) for sample, part in parts.items())
     lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in parts})
     missing = []
     for part, share in shares.items():
-        lacking = [label for label in range(len(classes)) if not have[part, label]]
-        if lacking and share:
+        counts = [f"{code} ({lesions[i]} lesions)" for i, code in enumerate(classes) if not have[part, i]]
+        if counts and share:
             needed = f": at {share:.0%}, about {int(0.5 / share) + 1} lesions of a class are needed"
-            counts = ", ".join(f"{classes[label]} ({lesions[label]} lesions)" for label in lacking)
             by = ", by the data set's own split" if part in own or (own and part is Part.TRAIN) else needed
-            missing.append(f"{part.value} has no photo of {counts}{by}")
+            missing.append(f"{part.value} has no photo of {', '.join(counts)}{by}")
     if missing:
         raise DataError(f"too few lesions to split; {'; '.join(missing)}: add photos, or change the shares")
 
