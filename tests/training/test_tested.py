@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 
+from dermserve.models.export import SHIPPED
+from dermserve.models.exporter import run_content
 from dermserve.models.training.conversion import pack
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
@@ -47,6 +49,21 @@ def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(
     assert (run.folder / "weights.full.npz").is_file()
     with pytest.raises(RunError, match="is not calibrated"):
         _ = run.calibration
+
+
+def test_a_run_that_changes_while_it_is_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = FinishedRun(SHIPPED / "mobilenet_v3_small")
+    folder, distance = Path(shutil.copytree(shipped.folder, tmp_path / "run")), shipped.distance
+
+    def evaluated_meanwhile(run: FinishedRun) -> object:
+        run.update(calibration=FOUND)
+        return distance
+
+    monkeypatch.setattr(FinishedRun, "network", lambda _: network())
+    run_content(folder)
+    monkeypatch.setattr(FinishedRun, "distance", property(evaluated_meanwhile))
+    with pytest.raises(RunError, match="run was changed by another command meanwhile"):
+        run_content(folder)
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def run_content(folder: Path) -> Content:
     try:
         facts, calibration = run.summary, run.calibration
         said = [calibration.get("method", "method not stated"), describe_tests(run)]
-        return Content(
+        content = Content(
             network=run.network(),
             provenance=card_pb2.Provenance(
                 training=card_pb2.TRAINING_TRAINED,
@@ -106,6 +106,9 @@ def run_content(folder: Path) -> Content:
     except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
         what = f"{folder / SUMMARY} has not what this dermserve writes ({error!r})"
         raise RunError(f"{what}: run `dermserve evaluate` again") from error
+    if run.summary != facts:  # the score or the weights may be of another calibration
+        raise RunError(f"{folder} was changed by another command meanwhile: export it again")
+    return content
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:

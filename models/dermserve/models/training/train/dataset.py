@@ -2,7 +2,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,19 +51,11 @@ class Data:
         """The split of the data set's own photos."""
         return {sample: self.parts[sample] for sample in self.samples[: len(self.samples) - self.also]}
 
-    @property
-    def untested(self) -> Labelled:
-        """The photos outside of test."""
-        return self._chosen(lambda part: part is not Part.TEST)
-
-    def part(self, part: Part) -> Labelled:
-        """Return the photos of a part. Raises RuntimeError: test photos that are not claimed."""
-        if part is Part.TEST and not self.claimed:
+    def part(self, *parts: Part) -> Labelled:
+        """Return the photos of one part, or of several. Raises RuntimeError: test photos that are not claimed."""
+        if Part.TEST in parts and not self.claimed:
             raise RuntimeError("test photos are measured once, by evaluate_own after claim_test")
-        return self._chosen(lambda own: own is part)
-
-    def _chosen(self, among: Callable[[Part], bool]) -> Labelled:
-        rows = np.asarray([row for row, part in enumerate(self.parts.values()) if among(part)], np.int64)
+        rows = np.asarray([row for row, part in enumerate(self.parts.values()) if part in parts], np.int64)
         samples, possible = [self.samples[row] for row in rows], None
         if self.also:
             classes = np.arange(max(sample.label for sample in self.samples) + 1)
