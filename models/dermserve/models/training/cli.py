@@ -95,7 +95,9 @@ def train(
         raise click.UsageError("--start brings its own weights: leave --weights out")
     begun = None if start is None else FinishedRun(start)
     if begun is not None and (begun.model, begun.experiment.teacher) != (model, chosen.teacher):
-        raise click.UsageError(f"{start} is a run of {begun.network_name}, not {chosen.teacher or model}")
+        raise click.UsageError(
+            f"{start} is a run of {begun.experiment.teacher or begun.model}, not {chosen.teacher or model}"
+        )
     backbone = read_backbone(weights)
     say(f"{chosen.name}: reading {data}")
     provenance = joined_provenance(data, also, begun.summary if begun else None)

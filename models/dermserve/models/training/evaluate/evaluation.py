@@ -11,7 +11,7 @@ import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
-from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
 from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.catalogue import SPECS
@@ -142,19 +142,18 @@ def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
     labels, single = test.one.labels, fitted.probabilities(test.one)[:, 0]
     owners, ten = test.ten.labels, fitted.probabilities(test.ten).mean(axis=1)
     with _axes(folder / "confusion.png") as axes:
-        matrix = confusion_matrix(owners, ten.argmax(axis=1), labels=list(range(len(codes))))
-        ConfusionMatrixDisplay(matrix, display_labels=codes).plot(ax=axes, cmap="Blues")
+        how = {"labels": list(range(len(codes))), "display_labels": codes, "cmap": "Blues", "ax": axes}
+        ConfusionMatrixDisplay.from_predictions(owners, ten.argmax(axis=1), **how)
     with _axes(folder / "roc.png") as axes:
         for label, code in enumerate(codes):
             _draw_roc(axes, owners == label, ten[:, label], code)
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "malignancy.png") as axes:
-        ill, risks = malignant[labels], single[:, malignant].sum(axis=1)
-        if _draw_roc(axes, ill, risks, "malignancy risk"):
+        if _draw_roc(axes, malignant[labels], fitted.risks(test.one), "malignancy risk"):
             for name, marker in (("rule_out", "o"), ("rule_in", "s")):
-                threshold = fitted.calibration[name]["threshold"]
-                point = (risks[~ill] >= threshold).mean(), (risks[ill] >= threshold).mean()
-                axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
+                point = fitted.calibration[name]  # with what was measured on test photos
+                said = f"{name.replace('_', '-')}, risk {point['threshold']:.3f}"
+                axes.plot(1 - point["specificity"]["value"], point["sensitivity"]["value"], marker, label=said)
             axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "reliability.png") as axes:
@@ -179,16 +178,12 @@ def _draw_history(path: Path, run: FinishedRun) -> None:
     history = read_json(run.folder / HISTORY)
     loss, accuracy = ("loss", "validation_loss"), ("accuracy", "validation_accuracy", "validation_balanced_accuracy")
     try:
+        epochs = range(1, len(history) + 1)
         with _axes(path, 2) as panels:
             for axes, names in zip(panels, (loss, accuracy), strict=True):
                 for name in names:
-                    axes.plot(
-                        range(1, len(history) + 1),
-                        [epoch[name] for epoch in history],
-                        ".-",
-                        label=name.replace("_", " "),
-                    )
-                for start in (index for index, epoch in enumerate(history, 1) if epoch["epoch"] == 1):
+                    axes.plot(epochs, [epoch[name] for epoch in history], ".-", label=name.replace("_", " "))
+                for start in (index for index in epochs if history[index - 1]["epoch"] == 1):
                     axes.axvline(start, color="lightgray", zorder=0)
                 axes.set(xlabel="epoch", title=names[0])
                 axes.legend()

@@ -59,11 +59,6 @@ class FinishedRun:
         """Key of SPECS."""
         return self.experiment.model
 
-    @property
-    def network_name(self) -> str:
-        """The model, or the teacher in its place."""
-        return self.experiment.teacher or self.model
-
     @cached_property
     def split(self) -> dict[str, Recorded]:
         """Lesion, part and digest of each photo, by its path within the data set."""

@@ -122,4 +122,4 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
 
 
 def _name(run: FinishedRun) -> str:
-    return f"{plain_name(run.folder)} ({run.network_name}), SHA-256 {file_digest(run.weights)[:16]}"
+    return f"{plain_name(run.folder)} ({run.experiment.teacher or run.model}), SHA-256 {file_digest(run.weights)[:16]}"
