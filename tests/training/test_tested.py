@@ -51,6 +51,20 @@ def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(
         _ = run.calibration
 
 
+def test_packing_an_evaluated_run_leaves_the_shift_of_its_calibration_out(photos: Path, tmp_path: Path) -> None:
+    """It was added to the weights, and by the next evaluation once more."""
+    run = untrained(tiny(), photos, tmp_path / "run")
+    before = np.asarray(run.network().get_layer("logits").bias)
+    run.update(prior_shift=[9.0, 0.0, 0.0])
+    for _ in range(2):
+        packed = pack(run, photos, cache=photos.parent / "cache")
+        np.testing.assert_array_equal(run.network(shifted=False).get_layer("logits").bias, before)
+        assert packed["accuracy_full"] == packed["accuracy_compact"]
+    (run.folder / "weights.full.npz").unlink()
+    with pytest.raises(RunError, match=r"run is packed, and lacks its full weights, weights\.full\.npz"):
+        pack(run, photos, cache=photos.parent / "cache")
+
+
 def test_a_run_that_changes_while_it_is_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = FinishedRun(SHIPPED / "mobilenet_v3_small")
     folder, distance = Path(shutil.copytree(shipped.folder, tmp_path / "run")), shipped.distance

@@ -49,7 +49,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     run.update(calibration=None)  # before the weights change: the command may be interrupted
     save_weights(full, run.weights, kind=kind)
     answers = []
-    for name, network in (("full", full), ("compact", run.network())):
+    for name, network in (("full", full), ("compact", run.network(shifted=False))):
         answers.append(Predictor(network=network, cache=cache).predict(photos, name).logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
