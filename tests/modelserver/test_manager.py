@@ -13,9 +13,9 @@ import pytest
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
-from dermserve.modelserver.protos import predict_pb2
 from dermserve.modelserver.server import Services
 from dermserve.modelserver.versions import State, list_models
+from dermserve.tfserving.v1 import serving_pb2
 from tests.modelserver.server_process import wait_until
 
 
@@ -150,7 +150,7 @@ class FaultyManager:
 
 def test_a_fault_of_the_server_is_internal_and_keeps_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
     service = Services(FaultyManager(), most=1)
-    request = predict_pb2.PredictRequest()
+    request = serving_pb2.PredictRequest()
     request.model_spec.name = "m"
     for _ in range(2):  # Its slot is free again.
         with pytest.raises(ServingError, match=r"INTERNAL: internal error") as caught:

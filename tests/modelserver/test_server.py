@@ -92,7 +92,7 @@ def test_numbers_and_strings_are_read_from_tensor_content(caller: Caller) -> Non
 def test_an_answer_of_another_dtype_says_that_this_is_the_stand_in(caller: Caller) -> None:
     tensor = {"dtype": "DT_BOOL", "tensor_shape": {}, "bool_val": [True]}
     reply = caller.predict("echo", spec={"signature_name": "bool"}, x=tensor)
-    assert (reply.code, "stand-in can't answer a tensor of DT_BOOL" in reply.message) == ("UNIMPLEMENTED", True)
+    assert (reply.code, "stand-in can't answer a tensor of dtype 10 " in reply.message) == ("UNIMPLEMENTED", True)
 
 
 def test_an_input_with_a_default_must_be_sent_too(caller: Caller) -> None:
@@ -136,7 +136,7 @@ def test_calls_beyond_the_limit_are_turned_away_at_once_and_the_others_answered(
 def test_warm_up_records_written_by_tensorflow_are_replayed(models: pathlib.Path) -> None:
     with serving("--model_name=warm", f"--model_base_path={models}/warm") as (server, _):
         assert server.find(r"Warmed .*warm/1 up: 4 records")
-        assert server.find("skipping a warm-up record of kind regress_log")
+        assert server.find("skipping a warm-up record of another call than Predict")
 
 
 def test_a_truncated_warm_up_file_fails_the_load(models: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -3,7 +3,6 @@ import pathlib
 import pytest
 
 from dermserve.modelserver.errors import ServingError
-from dermserve.modelserver.protos import file_system_storage_path_source_pb2, model_server_config_pb2
 from dermserve.modelserver.versions import (
     State,
     Version,
@@ -14,8 +13,9 @@ from dermserve.modelserver.versions import (
     next_change,
     settled,
 )
+from dermserve.tfserving.v1 import management_pb2
 
-Policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+Policy = management_pb2.ServableVersionPolicy
 VERSIONS = {1: "1", 2: "2", 9: "9", 10: "10"}
 
 
@@ -54,12 +54,12 @@ def test_the_policy_chooses_among_the_versions(policy: object, aspired: list[int
 def test_looking_gives_the_path_of_each_aspired_version(tmp_path: pathlib.Path) -> None:
     for name in ("1", "007", "draft"):
         (tmp_path / name).mkdir()
-    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path))
+    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path))
     assert find_versions(model) == {7: tmp_path / "007"}
 
 
 def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path) -> None:
-    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path / "gone"))
+    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path / "gone"))
     with pytest.raises(ServingError, match=r"Could not find base path .*gone for servable m with error NOT_FOUND: "):
         find_versions(model)
 

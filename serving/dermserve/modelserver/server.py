@@ -15,19 +15,30 @@ from typing import Any, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from dermserve.modelserver import protos
 from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.servable import load, predict
 from dermserve.modelserver.session import Session, tensorflow_version
 from dermserve.modelserver.versions import list_models, read_models
+from dermserve.tfserving.v1 import management_pb2, serving_pb2, session_pb2
 
 _logger = logging.getLogger(__name__)
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
 _REFUSING_THREADS = 8  # Refuse calls while all other threads are busy.
 _DRAIN_S = 30.0
 _START_FAILED = 255
+_METHODS: dict[str, dict[str, Any]] = {
+    "tensorflow.serving.PredictionService": {
+        "Predict": serving_pb2.PredictRequest, "GetModelMetadata": serving_pb2.GetModelMetadataRequest,
+        "Classify": None, "Regress": None, "MultiInference": None,
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": serving_pb2.GetModelStatusRequest,
+        "HandleReloadConfigRequest": management_pb2.ReloadConfigRequest,
+    },
+}  # fmt: skip
+"""By service, the requests of the methods; None for those that are refused."""
 
 
 def run(argv: Sequence[str], *, stop: threading.Event) -> int:
@@ -78,8 +89,14 @@ def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc"), options=options)
     services = Services(manager, most=flags.grpc_max_threads)
-    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
-    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+    for service, methods in _METHODS.items():
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                getattr(services, name), request and request.FromString, lambda answer: answer.SerializeToString()
+            )
+            for name, request in methods.items()
+        }
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     if flags.enable_grpc_healthcheck_service:
         checks = health.HealthServicer()
         for name in ("", "PredictionService", "ModelService"):  # Always, as in TensorFlow Serving.
@@ -134,7 +151,7 @@ class Services:
     @_answering
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
         """Run a signature."""
-        response = protos.predict_pb2.PredictResponse()
+        response = serving_pb2.PredictResponse()
         with self._borrow(request, into=response) as session:
             predict(session, request, timeout_ms=_timeout_ms(context), into=response)
         return response
@@ -148,10 +165,11 @@ class Services:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
-        response = protos.get_model_metadata_pb2.GetModelMetadataResponse()
+        response = serving_pb2.GetModelMetadataResponse()
         with self._borrow(request, into=response) as session:
-            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=session.signatures)
-        response.metadata["signature_def"].Pack(signatures)
+            signatures = session_pb2.SignatureDefMap(signature_def=session.signatures)
+        response.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+        response.metadata["signature_def"].value = signatures.SerializeToString()
         return response
 
     @contextlib.contextmanager
@@ -172,7 +190,7 @@ class Services:
         if not versions:
             which = "any versions" if wanted is None else f"version {wanted}"
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
-        response = protos.get_model_status_pb2.GetModelStatusResponse()
+        response = serving_pb2.GetModelStatusResponse()
         for one in versions:
             status = response.model_version_status.add(version=one.number, state=int(one.state)).status
             status.SetInParent()
@@ -187,7 +205,7 @@ class Services:
             what = "ServerModelConfig type not supported by HandleReloadConfigRequest"
             raise invalid_argument(f"{what}. Only ModelConfigList is currently supported")
         loaded = self._manager.reload(request.config.model_config_list)
-        response = protos.model_management_pb2.ReloadConfigResponse()
+        response = management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         for name in sorted(set(request.metric_names)):
             response.metric.add(name=name, int64_value_increase=loaded if name == _READ_COUNT else 0)

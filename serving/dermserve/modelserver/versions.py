@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import text_format
 
 from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, not_found
-from dermserve.modelserver.protos import model_server_config_pb2
+from dermserve.tfserving.v1 import management_pb2
 
 if TYPE_CHECKING:
     from dermserve.modelserver.session import Session
@@ -132,13 +132,13 @@ def forbidden_label(
 
 def read_models(path: Path) -> Any:
     """Read the ModelConfigList out of a ModelServerConfig in text format."""
-    config = model_server_config_pb2.ModelServerConfig()
+    config = management_pb2.ModelServerConfig()
     try:
         text_format.Parse(path.read_text("utf-8"), config)
     except OSError as error:
         raise not_found(f"{path}; {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        _logger.error("Error parsing text-format %s: %s", config.DESCRIPTOR.full_name, error)
+        _logger.error("Error parsing text-format tensorflow.serving.ModelServerConfig: %s", error)
         raise invalid_argument(f"Invalid protobuf file: '{path}'") from error
     if config.WhichOneof("config") == "custom_model_config":
         raise failed_precondition("custom_model_config is not served by this stand-in; use model_config_list")
@@ -148,7 +148,7 @@ def read_models(path: Path) -> Any:
 def list_models(**base_paths: str) -> Any:
     """Build a ModelConfigList from names and base paths."""
     entries = [{"name": name, "base_path": base, "model_platform": _PLATFORM} for name, base in base_paths.items()]
-    return model_server_config_pb2.ModelConfigList(config=entries)
+    return management_pb2.ModelConfigList(config=entries)
 
 
 def check_models(models: Any, *, before: Any) -> None:
@@ -180,7 +180,7 @@ def check_platforms(models: Any) -> None:
 def _platform_of(model: Any) -> str:
     if model.model_platform:
         return str(model.model_platform)
-    if model.model_type == model_server_config_pb2.TENSORFLOW:
+    if model.model_type == management_pb2.TENSORFLOW:
         return _PLATFORM
     either = "neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform"
     raise invalid_argument(f"Illegal setting {either}, model name is {model.name}")
