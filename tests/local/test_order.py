@@ -1,5 +1,6 @@
 """What starts first stops last, and no ending leaves a process behind."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -91,6 +92,15 @@ def test_an_owner_that_is_killed_leaves_the_store_to_the_next(store):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
     with make(store, owner=True):
         pass
+
+
+def test_a_store_on_a_file_system_without_locks_is_named(store, monkeypatch):
+    def unlockable(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", unlockable)
+    with pytest.raises(StackError, match=r"\.up can't be locked"):
+        make(store, owner=True).__enter__()
 
 
 def test_a_store_that_cannot_be_marked_as_served_is_named(store):
