@@ -116,6 +116,14 @@ def test_a_version_that_does_not_load_and_pods_that_do_not_read_leave_the_config
     assert rollout.pending(desk.store) is None
 
 
+def test_a_failed_change_leaves_the_policy_that_a_hand_wrote(desk: Desk) -> None:
+    desk.config_map.data["models.config"] = CONFIG.replace('/m" }', '/m" model_version_policy { all { } } }')
+    before = desk.read_config().render()
+    with pytest.raises(ServerError, match="can't load"):
+        moves.promote(desk, "m", 3)
+    assert desk.read_config().render() == before
+
+
 def test_a_killed_command_is_undone_by_the_next_unless_it_was_logged(tmp_path: pathlib.Path) -> None:
     ends = []
     for count in range(1, 20):

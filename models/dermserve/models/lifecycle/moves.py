@@ -166,5 +166,6 @@ def _move(
 
 
 def _served(desk: Desk, model: str) -> Served:
-    config = desk.read_config()
-    return Served(config.labels(model), config.pins(model), desk.read_shares().get(model, 0.0))
+    config, share = desk.read_config(), desk.read_shares().get(model, 0.0)
+    pins = config.pins(model)
+    return Served(config.labels(model), pins, share, "" if pins else config.policy(model))

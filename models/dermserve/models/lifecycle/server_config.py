@@ -63,10 +63,19 @@ class ServerConfig:
         """The versions that are labelled or pinned; none of a model that is not listed."""
         return {*self.labels(model).values(), *self.pins(model)} if model in self._models else set()
 
+    def policy(self, model: str) -> str:
+        """Text of the rule by which versions are chosen; empty for the default."""
+        return text_format.MessageToString(self._entry(model).model_version_policy, as_one_line=True)
+
     def changed(
-        self, model: str, *, labels: Mapping[str, int] | None = None, pins: Iterable[int] | None = None
+        self,
+        model: str,
+        *,
+        labels: Mapping[str, int] | None = None,
+        pins: Iterable[int] | None = None,
+        policy: str = "",
     ) -> "ServerConfig":
-        """Replace a model's labels, or its pins, or both; with no pins at all the server follows the latest version."""
+        """Replace a model's labels, or its pins, or both; with no pins at all `policy` chooses."""
         entry = management_pb2.ModelConfig()
         entry.CopyFrom(self._entry(model))
         if labels is not None:
@@ -76,6 +85,8 @@ class ServerConfig:
             entry.ClearField("model_version_policy")
             if versions := sorted(set(pins)):
                 entry.model_version_policy.specific.versions.extend(versions)
+            elif policy:
+                text_format.Parse(policy, entry.model_version_policy)
         return ServerConfig((self._models | {model: entry}).values())
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":

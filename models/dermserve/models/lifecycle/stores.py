@@ -20,6 +20,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manife
 from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
 
 _AUDIT = "audit.jsonl"
+_SERVED = {"labels", "pins", "share"}  # of the ends of a move
 Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
@@ -235,7 +236,8 @@ def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
             entry: Entry = json.loads(line)
             valid = {"when", "who", "what", "model", "from", "to"} <= entry.keys()
             if entry["what"] not in {"publish", "retire"}:
-                valid = valid and all(end.keys() == {"labels", "pins", "share"} for end in (entry["from"], entry["to"]))
+                ends = (entry["from"].keys(), entry["to"].keys())
+                valid = valid and all(_SERVED <= end <= {*_SERVED, "policy"} for end in ends)
         except (ValueError, KeyError, TypeError, AttributeError):
             valid = False
         if not valid:
