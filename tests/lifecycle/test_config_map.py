@@ -168,6 +168,7 @@ def test_what_a_killed_command_left_is_settled_only_by_one_with_the_same_list_of
 KUBECTL = """#!{python}
 import json, pathlib, sys
 verb, kind, name, namespace, *flags = sys.argv[1:]
+sys.stdout.reconfigure(encoding="utf-8")
 held = pathlib.Path({file!r})
 assert (kind, namespace) == ("configmap", "--namespace=dermserve")
 if name != "models-config":
@@ -177,7 +178,7 @@ if verb == "patch":
     content["data"] |= json.loads(flags[-1].removeprefix("--patch="))["data"]
     held.write_text(json.dumps(content))
 else:
-    print(json.dumps(content))
+    print(json.dumps(content, ensure_ascii=False))
 """
 
 
@@ -205,6 +206,13 @@ def test_a_config_map_is_read_and_patched_by_kubectl(kubectl: pathlib.Path) -> N
         StoreError, match=r'kubectl get failed: Error from server \(NotFound\): configmaps "x" not found'
     ):
         ConfigMap("dermserve", "x").read_text("models.config")
+
+
+def test_a_config_map_is_utf_8_in_every_locale(kubectl: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    held = ConfigMap("dermserve", "models-config")
+    held.write_text("canary.toml", "# für später")
+    assert held.read_text("canary.toml") == "# für später"
 
 
 def test_without_kubectl_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

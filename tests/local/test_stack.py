@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import re
 import socket
 import subprocess
@@ -97,6 +98,13 @@ def test_the_config_is_what_tensorflow_serving_reads(tmp_path):
         ("other", str(store / "other"), "tensorflow"),
     ]
     assert [entry for entry in store.iterdir() if entry.name != ".lock"] == [path]
+
+
+def test_a_store_whose_name_is_no_text_is_named(tmp_path):
+    store = tmp_path / os.fsdecode(b"caf\xe9")
+    store.mkdir()
+    with pytest.raises(StackError, match=r"can't write .*models.config: base_path would not be UTF-8"):
+        write_config(store, ["m"], into=tmp_path)
 
 
 def _label(config, *, version):

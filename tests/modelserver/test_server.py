@@ -245,6 +245,20 @@ def test_reloads_that_wait_for_ever_do_not_keep_the_server_from_stopping(models:
         assert server.wait_exit() == 0
 
 
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="makes a locale with localedef")
+def test_a_path_is_found_in_a_locale_other_than_utf_8(
+    models: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(tmp_path / "de_DE.ISO-8859-1")]
+    if subprocess.run(made, check=False, capture_output=True).returncode:
+        pytest.skip("localedef lacks its sources")
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "de_DE.ISO-8859-1")
+    publish(models / "half_plus_two" / "1", tmp_path / "a näme" / "1")
+    with serving_process(f"--model_base_path={tmp_path / 'a näme'}", "--max_num_load_retries=0") as (_, caller):
+        assert caller.states("default") == {1: "AVAILABLE"}
+
+
 def test_a_taken_port_is_said_to_be_taken(models: pathlib.Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

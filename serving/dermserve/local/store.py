@@ -109,6 +109,8 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
                     (store / _UNSERVED).unlink(missing_ok=True)
     except OSError as error:
         raise StackError(f"can't write {path}: {error.strerror}") from error
+    except UnicodeEncodeError as error:
+        raise StackError(f"can't write {path}: base_path would not be UTF-8; choose another --store") from error
     except LifecycleError as error:
         raise StackError(str(error)) from error
     return path

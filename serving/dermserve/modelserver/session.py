@@ -9,6 +9,7 @@ import ctypes
 import functools
 import importlib.util
 import math
+import os
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -227,7 +228,7 @@ def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[s
     try:
         with checked_status() as status:
             tf.TF_SetConfig(options, serialized, len(serialized), status)
-        where = str(path).encode()
+        where = os.fsencode(path)
         with checked_status() as status:
             session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
         content = meta_graph.contents

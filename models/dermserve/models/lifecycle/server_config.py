@@ -35,6 +35,9 @@ class ServerConfig:
             raise StoreError(f"{where} can't be understood: {error}") from error
         if config.HasField("custom_model_config"):
             raise StoreError(f"{where} has a custom_model_config, not a model_config_list")
+        names = [model.name for model in config.model_config_list.config]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StoreError(f"{where} lists {', '.join(twice)} twice")
         return cls(config.model_config_list.config)
 
     def render(self) -> str:
@@ -141,7 +144,7 @@ class ConfigMap:
         command = ["kubectl", verb, "configmap", self.name, f"--namespace={self.namespace}", *flags]
         try:
             done = subprocess.run(  # noqa: S603 - names were checked, and no shell reads them
-                command, capture_output=True, text=True, check=False, timeout=_KUBECTL
+                command, capture_output=True, encoding="utf-8", check=False, timeout=_KUBECTL
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StoreError(f"{self.base} needs kubectl: {error}") from error

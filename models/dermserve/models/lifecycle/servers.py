@@ -5,7 +5,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -141,7 +141,8 @@ def connected(
     """Connect to model servers for a block, to each address of a name; `tls_name` replaces a name's host in TLS."""
     with contextlib.ExitStack() as opened:
         servers = []
-        hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
+        plain = [name.removeprefix("dns:///") for name in names]  # the gateway's setting may have it
+        hosts = {address: name.rpartition(":")[0] for name in plain for address in every_address(name)}
         for address, host in hosts.items():
             if tls:
                 named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls_name or host)]
@@ -152,11 +153,11 @@ def connected(
         yield servers
 
 
-def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
+def every_address(address: str) -> list[str]:
     """Return all addresses of a HOST:PORT's DNS name; one of this machine, or one that is unknown, as it is."""
     host, _, port = address.rpartition(":")
     try:
-        found = resolve(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return [address]
     hosts = list(dict.fromkeys(ipaddress.ip_address(one[4][0]) for one in found))
