@@ -3,6 +3,8 @@
 import json
 import pathlib
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -10,7 +12,7 @@ from dermserve.models import exporter
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, parse_manifest, read_records
 from dermserve.models.lifecycle.servers import Server, every_address
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import new_entry, open_store
 from tests.lifecycle.versions_at_hand import MODEL, run
 from tests.tiny import tiny_content
 
@@ -74,6 +76,17 @@ def test_a_name_with_many_addresses_means_every_server(
 ) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", _resolver(*addresses))
     assert every_address("tfs:8500") == meant
+
+
+def test_a_reader_that_has_enough_of_the_log_sees_no_error(tmp_path: pathlib.Path) -> None:
+    store = open_store(tmp_path)
+    store.append_audit("\n".join([json.dumps(new_entry("publish", "m", None, 1))] * 5000))
+    program = "from dermserve.cli import main; main()"
+    command = [sys.executable, "-c", program, "model", "log", f"--store={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 
 def test_names_are_read_as_the_gateway_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
