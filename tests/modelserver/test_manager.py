@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -143,18 +143,24 @@ class FakeContext:
         raise ServingError(code, details)
 
 
+class FakeDetails(NamedTuple):
+    method: str
+    invocation_metadata: tuple[Any, ...]
+
+
 class FaultyManager:
     def borrow(self, spec: Any) -> Any:
         raise RuntimeError("a secret of the inside")
 
 
 def test_a_fault_of_the_server_is_internal_and_keeps_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    service = Services(FaultyManager(), most=1)
+    details = FakeDetails("/tensorflow.serving.PredictionService/Predict", ())
+    answer = Services(FaultyManager(), most=1).service(details).unary_unary
     request = serving_pb2.PredictRequest()
     request.model_spec.name = "m"
     for _ in range(2):  # Its slot is free again.
         with pytest.raises(ServingError, match=r"INTERNAL: internal error") as caught:
-            service.Predict(request, FakeContext())
+            answer(request, FakeContext())
         assert caught.value.code is grpc.StatusCode.INTERNAL
     assert "a secret of the inside" in caplog.text
 
