@@ -19,7 +19,7 @@ from dermserve.modelserver.errors import ServingError, internal, invalid_argumen
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.servable import load, predict
-from dermserve.modelserver.session import Session, tensorflow_version
+from dermserve.modelserver.session import Session
 from dermserve.modelserver.versions import list_models, read_models
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, session_pb2
 
@@ -49,9 +49,6 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
 
 def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
     """Serve until `stop` is set, and let the calls in flight finish."""
-    if flags.version:
-        sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_version()}\n")
-        return
     if flags.model_config_file:
         models = read_models(Path(flags.model_config_file))
     elif flags.model_base_path:

@@ -50,7 +50,6 @@ class Output(ctypes.Structure):
 _BUFFER = POINTER(Buffer)
 _NAMED_TENSORS = (POINTER(Output), POINTER(c_void_p), c_int)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
-    "TF_Version": (c_char_p, []),
     "TF_NewStatus": (c_void_p, []),
     "TF_GetCode": (c_int, [c_void_p]),
     "TF_Message": (c_char_p, [c_void_p]),
@@ -104,11 +103,6 @@ def library() -> Any:
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
-
-
-def tensorflow_version() -> str:
-    """Return TensorFlow's version."""
-    return str(library().TF_Version().decode())
 
 
 @contextlib.contextmanager
