@@ -134,8 +134,11 @@ def test_a_line_of_the_log_that_is_none_is_named(tmp_path: pathlib.Path, line: s
 @pytest.mark.parametrize("name", ["models.config", "canary.toml", "audit.jsonl", "intent.json"])
 def test_a_file_of_the_store_that_is_no_text_is_named(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe\n")
-    with pytest.raises(StoreError, match=f"{name} can't be understood"):
-        LocalStore(tmp_path).read_text(name)
+    elsewhere = open_store(f"memory://no-text-{os.urandom(4).hex()}")
+    elsewhere._files.pipe_file(f"{elsewhere._root}/{name}", b"\xff\xfe\n")
+    for store in (LocalStore(tmp_path), elsewhere):
+        with pytest.raises(StoreError, match=f"{name} can't be understood"):
+            store.read_text(name)
 
 
 def test_a_full_disk_is_named_with_the_file_and_leaves_no_other(

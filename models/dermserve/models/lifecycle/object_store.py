@@ -27,6 +27,14 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
+def as_text(data: bytes | None, *, where: str) -> str | None:
+    """Decode a file of a store, if there is one; a StoreError if it is no text."""
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{where} can't be understood: {error}") from error
+
+
 class _AbsentError(StoreError):
     """There is no such object, or no such bucket."""
 
@@ -113,8 +121,7 @@ class ObjectStore:
         self._call(self._files.rm, folder, recursive=True)
 
     def read_text(self, name: str) -> str | None:
-        data = self._get(self._path(name))
-        return None if data is None else data.decode(errors="replace")
+        return as_text(self._get(self._path(name)), where=f"{self.base}/{name}")
 
     def write_text(self, name: str, text: str) -> None:
         # A put is whole or nothing.

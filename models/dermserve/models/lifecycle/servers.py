@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import json
 import socket
 import ssl
 import time
@@ -15,10 +16,16 @@ from google.protobuf.message import Message
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
 
+# TensorFlow Serving refuses any call while as many are in flight as it has threads for (--grpc_max_threads).
+_BUSY = {
+    "maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+}  # fmt: skip
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _BUSY}]})),
 ]
 _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END

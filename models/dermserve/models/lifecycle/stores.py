@@ -17,7 +17,7 @@ import portalocker
 from dermserve.models.durable import sync, sync_tree, write_durably
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
-from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
+from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, as_text, is_version
 
 _AUDIT = "audit.jsonl"
 _SERVED = {"labels", "pins", "share"}  # of the ends of a move
@@ -128,13 +128,10 @@ class LocalStore:
 
     def read_text(self, name: str) -> str | None:
         """Read a small file at the top of the store, if there is one of that name."""
-        file = self.folder / name
+        data = None
         with contextlib.suppress(FileNotFoundError):
-            try:
-                return file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise StoreError(f"{file} can't be understood: {error}") from error
-        return None
+            data = (self.folder / name).read_bytes()
+        return as_text(data, where=f"{self.base}/{name}")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file at the top of the store, whole or not at all."""
