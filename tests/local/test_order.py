@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from dermserve.local import Stack, StackError
-from dermserve.local import stack as stack_module
-from dermserve.local.child import no_proxy
+from dermserve.local.child import Child, no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 
@@ -148,18 +147,20 @@ def test_a_server_that_does_not_come_up_is_named_and_the_other_stopped(store, mo
 def test_a_gateway_that_never_serves_has_its_last_log_line_shown_early_and_is_not_waited_for_for_ever(
     store, monkeypatch
 ):
-    said, told, wait = [], threading.Event(), stack_module.wait_serving
+    said, told, wait = [], threading.Event(), Child.wait_ready
 
     def say(line):
         said.append(line)
         if "the gateway isn't ready after 0.1 s; last log line: " in line and "listening" in line:
             told.set()
 
-    def wait_once_told(address, *, timeout, children):
+    def wait_once_told(child, *needed, timeout):
+        if child.name != "gateway":
+            return wait(child, timeout=timeout)
         assert (told.wait(100), timeout) == (True, 300)
-        wait(address, timeout=0.2, children=children)
+        return wait(child, *needed, timeout=0.2)
 
-    monkeypatch.setattr(stack_module, "wait_serving", wait_once_told)
+    monkeypatch.setattr(Child, "wait_ready", wait_once_told)
     with pytest.raises(StackError, match=r"the gateway isn't ready after 0\.2 s"):
         make(store, gateway="unready", tell_after=0.1, ready_timeout=300, say=say).__enter__()
     assert "listening" in said[-3], said

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -168,9 +169,9 @@ def test_the_drawn_pictures_differ_and_can_be_classified():
     assert middle < corner - 40
 
 
-def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
-    for line in ('{"address": "127.0.0.1:5", "event": "listening"}', '{"event":"listening","address":"127.0.0.1:5"}'):
-        assert GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
+def test_the_shape_of_a_log_line_says_whether_a_server_is_ready():
+    for line in ('{"address": "a:5", "event": "health_changed"}', '{"event":"health_changed","address":"a:5"}'):
+        assert json.loads(GATEWAY_READY.search(line)[0])["address"] == "a:5"
     assert not GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
     assert _TFS_READY.search("2026-01-01 I Running gRPC ModelServer at 127.0.0.1:8500 ...")[1] == "127.0.0.1:8500"
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy, wait_serving
+from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 from dermserve.modelserver.flags import usable_cores
@@ -24,8 +24,7 @@ DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
 
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
-_UNUSABLE = re.compile(r'{.*"event": ?"model_unusable".*}')
-GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
+GATEWAY_READY = re.compile(r'{.*"event": ?"(?:health_changed|model_unusable)".*}')  # ready, or will never be
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _TLS = ("DERMSERVE_TLS_", "DERMSERVE_TFS_TLS_")  # variables with the gateway's files
@@ -124,25 +123,17 @@ class Stack(InOrder):
         env: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_TLS)}
         if "DERMSERVE_CANARY_FILE" not in os.environ:
             env["DERMSERVE_CANARY_FILE"] = str(self.store.resolve() / CANARY_FILE)
-        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, hopeless=_UNUSABLE, **env)
+        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
-        children = gateway, self._children["modelserver"]
         with self._told_if_slow(gateway):
-            address = gateway.wait_ready(timeout=self.ready_timeout)[1]
-        with self._told_if_slow(gateway):
-            try:
-                wait_serving(address, timeout=self.ready_timeout, children=children)
-            except StackError:
-                if gateway.hopeless.done():
-                    raise self._unusable(**json.loads(gateway.hopeless.result()[0])) from None
-                raise
-        self.gateway_addresses.append(address)
-        self.say(f"{name} ready at {address} after {time.monotonic() - started:.1f} s")
-
-    def _unusable(self, model: str, faults: Mapping[str, str], **_: str) -> StackError:
-        found = "; ".join(f"version {version}: {fault}" for version, fault in faults.items())
-        remedy = f"delete {self.store / model}, or publish another version (docs/versions.md)"
-        return StackError(f"{model} can't be served: {found}; {remedy}")
+            found = gateway.wait_ready(self._children["modelserver"], timeout=self.ready_timeout)
+        told = json.loads(found[0])
+        if told["event"] == "model_unusable":
+            faults = "; ".join(f"version {version}: {fault}" for version, fault in told["faults"].items())
+            remedy = f"delete {self.store / told['model']}, or publish another version (docs/versions.md)"
+            raise StackError(f"{told['model']} can't be served: {faults}; {remedy}")
+        self.gateway_addresses.append(told["address"])
+        self.say(f"{name} ready at {told['address']} after {time.monotonic() - started:.1f} s")
 
     @contextlib.contextmanager
     def _told_if_slow(self, child: Child) -> Iterator[None]:
@@ -161,12 +152,12 @@ class Stack(InOrder):
 
     def _start_child(
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
-        hopeless: re.Pattern[str] | None = None, **env: str | None,
+        **env: str | None,
     ) -> Child:  # fmt: skip
         log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         command = [*self.program(name.split(maxsplit=1)[0]), *arguments]
-        child = Child(command, name=name, log=log, ready=ready, hopeless=hopeless, env=env)
+        child = Child(command, name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
         self._children[name] = child
