@@ -20,6 +20,7 @@ import click
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 HOST = "127.0.0.1"
 PAUSE = 0.1  # seconds between two looks: Python handles a signal that arrives just before a wait only after it
 
@@ -73,17 +74,23 @@ class Child:
         code = self._process.wait()
         return self.failure(f"was killed by signal {-code}" if code < 0 else f"ended with status {code}")
 
-    def wait_ready(self, *needed: "Child", timeout: float) -> re.Match[str]:
-        """Wait for its ready line; return the match.
+    def wait_ready(
+        self, *needed: "Child", timeout: float, tell: Callable[[str], None] | None = None, tell_after: float = 15.0
+    ) -> re.Match[str]:
+        """Wait for its ready line; return the match. If that takes long, `tell` gets the last line of its log.
 
         Raises StackError: it or a child that it needs ended, or `timeout` seconds are over.
         """
-        end = time.monotonic() + timeout
+        started = time.monotonic()
         while not self._ready.done():
             if died := next(filter(None, (child.died() for child in (self, *needed))), None):
                 raise died
-            if time.monotonic() >= end:
+            if (waited := time.monotonic() - started) >= timeout:
                 raise self.failure(f"isn't ready after {timeout:g} s")
+            if tell and waited >= tell_after:
+                said = [line for line in [*self.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
+                tell(f"the {self.name} isn't ready after {tell_after:g} s; last log line: {said[-1]}")
+                tell = None
             time.sleep(PAUSE)
         return self._ready.result()
 

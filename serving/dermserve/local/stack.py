@@ -8,9 +8,8 @@ import pathlib
 import re
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy
@@ -28,7 +27,6 @@ GATEWAY_READY = re.compile(r'{.*"event": ?"(?:health_changed|model_unusable)".*}
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _TLS = ("DERMSERVE_TLS_", "DERMSERVE_TFS_TLS_")  # variables with the gateway's files
-_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 
 
 @dataclass(kw_only=True)
@@ -112,8 +110,7 @@ class Stack(InOrder):
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
         server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
-        with self._told_if_slow(server):
-            self.tfs_address = server.wait_ready(timeout=self.ready_timeout)[1]
+        self.tfs_address = self._wait_ready(server)[1]
         self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
     def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
@@ -125,9 +122,7 @@ class Stack(InOrder):
             env["DERMSERVE_CANARY_FILE"] = str(self.store.resolve() / CANARY_FILE)
         gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
-        with self._told_if_slow(gateway):
-            found = gateway.wait_ready(self._children["modelserver"], timeout=self.ready_timeout)
-        told = json.loads(found[0])
+        told = json.loads(self._wait_ready(gateway, self._children["modelserver"])[0])
         if told["event"] == "model_unusable":
             faults = "; ".join(f"version {version}: {fault}" for version, fault in told["faults"].items())
             remedy = f"delete {self.store / told['model']}, or publish another version (docs/versions.md)"
@@ -135,20 +130,8 @@ class Stack(InOrder):
         self.gateway_addresses.append(told["address"])
         self.say(f"{name} ready at {told['address']} after {time.monotonic() - started:.1f} s")
 
-    @contextlib.contextmanager
-    def _told_if_slow(self, child: Child) -> Iterator[None]:
-        """If the block, a wait for a child, takes long, print the last line of the child's log."""
-
-        def tell() -> None:
-            said = [line for line in [*child.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
-            self.say(f"the {child.name} isn't ready after {self.tell_after:g} s; last log line: {said[-1]}")
-
-        timer = threading.Timer(self.tell_after, tell)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _wait_ready(self, child: Child, *needed: Child) -> re.Match[str]:
+        return child.wait_ready(*needed, timeout=self.ready_timeout, tell=self.say, tell_after=self.tell_after)
 
     def _start_child(
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
