@@ -58,9 +58,10 @@ def test_looking_gives_the_path_of_each_aspired_version(tmp_path: pathlib.Path) 
     assert find_versions(model) == {7: tmp_path / "007"}
 
 
-def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path) -> None:
-    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path / "gone"))
-    with pytest.raises(ServingError, match=r"Could not find base path .*gone for servable m with error NOT_FOUND: "):
+@pytest.mark.parametrize("name", ["gone", "no\0path"])  # as a letter that the locale lacks is none
+def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path, name: str) -> None:
+    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path / name))
+    with pytest.raises(ServingError, match=rf"Could not find base path .*{name} for servable m with error "):
         find_versions(model)
 
 

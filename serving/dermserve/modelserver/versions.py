@@ -79,7 +79,7 @@ def find_versions(model: Any) -> dict[int, Path]:
     base = Path(model.base_path)
     try:
         versions = index_versions(child.name for child in base.iterdir())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path can be called so, at least in this locale
         why = not_found(f"{model.base_path} not found") if isinstance(error, FileNotFoundError) else error
         where = f"{model.base_path} for servable {model.name}"
         raise invalid_argument(f"Could not find base path {where} with error {why}") from error

@@ -39,10 +39,6 @@ class _AbsentError(StoreError):
     """There is no such object, or no such bucket."""
 
 
-class _LockLostError(StoreError):
-    """Another command may hold the lock now."""
-
-
 class ObjectStore:
     """Versions of models in object storage; LocalStore says what its methods do."""
 
@@ -153,14 +149,14 @@ class ObjectStore:
                 time.sleep(0.5)
             yield
         finally:
-            with contextlib.suppress(_LockLostError):
-                self.remove_text(".lock")
             self._lock = None
+            if self.read_text(".lock") == mine:
+                self.remove_text(".lock")
 
     def _check_lock(self) -> None:
         """Stop a command whose lock somebody took for that of a dead one."""
         if self._lock is not None and self.read_text(".lock") != self._lock:
-            raise _LockLostError(f"{self.base}/.lock was deleted while this command held it: nothing more was changed")
+            raise StoreError(f"{self.base}/.lock was deleted while this command held it: nothing more was changed")
 
     def _create_next(self, *prefix: str, text: str, above: int = 0) -> int:
         """Create an object under a new number, higher than all used ones; return the number."""
