@@ -30,7 +30,6 @@ _OPTIONS = [
 _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
 _M = TypeVar("_M", bound=Message)
-_PAUSE = 0.1
 _SETTLE = 5.0  # seconds for which a version may still show the error of an earlier attempt
 
 
@@ -91,7 +90,7 @@ class Server:
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds passed."""
-        for waited in _looks(timeout):
+        for waited in looks(timeout):
             states = {state.version: state for state in self.states(model)}
             lacking = sorted(v for v in versions if v not in states or states[v].state != _AVAILABLE)
             if not lacking:
@@ -106,7 +105,7 @@ class Server:
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels point to their versions, or, with None, to none; a ServerError after `timeout` seconds."""
-        for _ in _looks(timeout):
+        for _ in looks(timeout):
             if not (wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}):
                 return
         what = f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)}"
@@ -114,7 +113,7 @@ class Server:
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until no other versions are loaded, at most `timeout` seconds."""
-        for _ in _looks(timeout):
+        for _ in looks(timeout):
             if all(state.version in versions or state.state == _END for state in self.states(model)):
                 return
 
@@ -173,12 +172,12 @@ def every_address(address: str) -> list[str]:
     return [f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}" for one in hosts]
 
 
-def _looks(timeout: float) -> Iterator[float]:
+def looks(timeout: float, *, pause: float = 0.1) -> Iterator[float]:
     """Give the seconds that went by, again and again with a pause between, until `timeout` is over."""
     started, waited = time.monotonic(), 0.0
     while waited <= timeout:
         yield waited
-        time.sleep(_PAUSE)
+        time.sleep(pause)
         waited = time.monotonic() - started
 
 

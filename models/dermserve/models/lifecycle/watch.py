@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from dermserve.models.lifecycle.errors import NoServerError
-from dermserve.models.lifecycle.servers import every_address
+from dermserve.models.lifecycle.servers import every_address, looks
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
@@ -87,18 +87,15 @@ class Gateways:
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
         """Wait until all gateways use a canary's share; return their number. A NoServerError names one that doesn't."""
-        until = time.monotonic() + timeout
-        while True:
+        for _ in looks(timeout, pause=_PAUSE):
             seen = {address: self._share(address, model) for address in self._addresses()}
             others = [(address, found) for address, found in seen.items() if found != share]
             if not others:
                 return len(seen)
-            if time.monotonic() >= until:
-                address, found = others[0]
-                what = f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
-                shown = "shows none" if found is None else f"has {found}"
-                raise NoServerError(f"{what} {shown}; do they read canary.toml (canary_file)?")
-            time.sleep(_PAUSE)
+        address, found = others[0]
+        what = f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
+        shown = "shows none" if found is None else f"has {found}"
+        raise NoServerError(f"{what} {shown}; do they read canary.toml (canary_file)?")
 
     def watch(self, model: str, *, seconds: float, limits: Limits) -> tuple[Report, list[str]]:
         """Watch a canary until a limit is exceeded or time is over; return report and problems."""
