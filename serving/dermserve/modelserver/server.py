@@ -168,7 +168,7 @@ class Services(grpc.GenericRpcHandler):
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
         response = serving_pb2.GetModelStatusResponse()
         for one in versions:
-            status = response.model_version_status.add(version=one.number, state=int(one.state)).status
+            status = response.model_version_status.add(version=one.number, state=one.state).status
             status.SetInParent()
             if one.error:
                 status.error_code, status.error_message = one.error.code.value[0], one.error.message
