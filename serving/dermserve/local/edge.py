@@ -17,7 +17,7 @@ from typing import Any
 
 from dermserve.edge import Settings, write_config
 from dermserve.edge.config import gather
-from dermserve.local.child import HOST, Child, InOrder, StackError, check_free, child_log
+from dermserve.local.child import HOST, Child, InOrder, StackError, check_free, child_log, free_port
 
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0
@@ -51,13 +51,13 @@ class Edge(InOrder):
     def _start(self, parts: contextlib.ExitStack) -> None:
         scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
         found = gather(scratch / "www", store=self.store)
-        settings = dataclasses.replace(self.settings, admin=f"{HOST}:0", www=scratch / "www")
+        settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config = scratch / "envoy.yaml"
         write_config(settings, config)
         log = parts.enter_context(child_log(self.store.resolve().parent / "logs/edge.log", say=self.say))
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
-        flags = ("-c", str(config), "--disable-hot-restart", "--admin-address-path", str(scratch / "admin"))
+        flags = ("-c", str(config), "--disable-hot-restart")
         # Envoy writes its log every half second, instead of every ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(envoy()), *flags, *more], name="edge", log=log, ready=_READY)
@@ -65,7 +65,7 @@ class Edge(InOrder):
         parts.callback(self._drain)
         parts.callback(self.say, "stopping the edge")
         self.child.wait_ready(timeout=self.ready_timeout)
-        self._admin = (scratch / "admin").read_text()
+        self._admin = settings.admin
         listeners = self._ask("/listeners?format=json")["listener_statuses"]
         places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
         addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
