@@ -135,8 +135,9 @@ def test_a_pin_on_a_version_that_is_gone_is_an_error_and_not_a_long_wait(tmp_pat
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
-    with pytest.raises(StackError, match=re.escape(str(tmp_path / "none" / "models.config"))):
-        write_config(tmp_path / "none", ["resnet50"])
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match=re.escape(str(tmp_path / "file" / "models.config"))):
+        write_config(tmp_path / "file", ["resnet50"])
 
 
 def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import os
 import pathlib
 import signal
@@ -89,8 +88,6 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     """
     held, path = LocalStore(store), (into or store) / CONFIG
     try:
-        if not store.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with contextlib.nullcontext() if into else held.locked():
             known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
             served = known.served_from({name: str(store.resolve() / name) for name in models})
