@@ -108,10 +108,8 @@ class Stack(InOrder):
         )
         self.say(f"starting the model server ({', '.join(self.models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
-        server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
-        started = time.monotonic()
-        self.tfs_address = self._wait_ready(server)[1]
-        self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
+        self.tfs_address = self._start_child("modelserver", arguments, parts, _TFS_READY, MALLOC_ARENA_MAX="1")[1]
+        self.say(f"model server ready at {self.tfs_address}")
 
     def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
         models = [f"--model={model}" for model in self.models]
@@ -120,28 +118,25 @@ class Stack(InOrder):
         env: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_TLS)}
         if "DERMSERVE_CANARY_FILE" not in os.environ:
             env["DERMSERVE_CANARY_FILE"] = str(self.store.resolve() / CANARY_FILE)
-        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
-        started = time.monotonic()
-        told = json.loads(self._wait_ready(gateway, self._children["modelserver"])[0])
+        told = json.loads(self._start_child(name, arguments, parts, GATEWAY_READY, **env)[0])
         if told["event"] == "model_unusable":
             faults = "; ".join(f"version {version}: {fault}" for version, fault in told["faults"].items())
             remedy = f"delete {self.store / told['model']}, or publish another version (docs/versions.md)"
             raise StackError(f"{told['model']} can't be served: {faults}; {remedy}")
         self.gateway_addresses.append(told["address"])
-        self.say(f"{name} ready at {told['address']} after {time.monotonic() - started:.1f} s")
-
-    def _wait_ready(self, child: Child, *needed: Child) -> re.Match[str]:
-        return child.wait_ready(*needed, timeout=self.ready_timeout, tell=self.say, tell_after=self.tell_after)
+        self.say(f"{name} ready at {told['address']}")
 
     def _start_child(
-        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
+        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, ready: re.Pattern[str],
         **env: str | None,
-    ) -> Child:  # fmt: skip
+    ) -> re.Match[str]:  # fmt: skip
+        """Start a child, and wait for its ready line; return the match."""
         log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         command = [*self.program(name.split(maxsplit=1)[0]), *arguments]
         child = Child(command, name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
+        needed = [*self._children.values()]
         self._children[name] = child
-        return child
+        return child.wait_ready(*needed, timeout=self.ready_timeout, tell=self.say, tell_after=self.tell_after)
