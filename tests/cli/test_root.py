@@ -120,6 +120,6 @@ main(["models"])
 
 
 def test_flags_of_the_model_server_pass_through():
-    code = "from dermserve.cli import main; main(['modelserver', '--version'])"
+    code = "from dermserve.cli import main; main(['modelserver', '--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "dermserve.modelserver, a stand-in")
+    assert (done.returncode, done.stdout.split()[:3]) == (0, ["usage:", "dermserve", "modelserver"])

@@ -1,8 +1,11 @@
 """Settings that would be unsafe are refused, and the command writes what Envoy takes."""
 
+import errno
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
@@ -110,6 +113,30 @@ def test_a_folder_with_something_else_is_not_emptied(tmp_path: pathlib.Path) -> 
     (tmp_path / "thesis.doc").write_text("years of work")
     assert CliRunner().invoke(main, ["edge", "files", str(tmp_path)]).exit_code == 2
     assert (tmp_path / "thesis.doc").exists()
+
+
+def test_files_whose_writing_was_cut_off_are_written_anew(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(source: pathlib.Path, target: pathlib.Path, **_: object) -> None:
+        (target / "app").mkdir(parents=True)
+        (target / "app" / "half.js").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", cut_off)
+        assert CliRunner().invoke(main, ["edge", "files", str(tmp_path / "www")]).exit_code == 1
+    assert CliRunner().invoke(main, ["edge", "files", str(tmp_path / "www")]).exit_code == 0
+    assert (tmp_path / "www/app/index.html").exists()
+    assert not (tmp_path / "www/app/half.js").exists()
+
+
+def test_files_may_be_written_into_a_folder_behind_a_link(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "www").symlink_to("volume")
+    for _ in range(2):
+        assert CliRunner().invoke(main, ["edge", "files", str(tmp_path / "www")]).exit_code == 0
+    assert (tmp_path / "volume" / "openapi.json").exists()
 
 
 def test_the_newest_on_device_model_is_served(tmp_path: pathlib.Path) -> None:

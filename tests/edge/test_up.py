@@ -50,9 +50,7 @@ def test_one_command_serves_the_page_and_leaves_nothing_when_envoy_dies(own_stor
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--edge-port", "9000"], "options need --edge"),
-        (["--edge-tls-cert", __file__], "options need --edge"),
-        (["--edge", "--edge-tls-cert", __file__], "--edge-tls-cert and --edge-tls-key go together"),
+        (["--edge-port", "9000"], "--edge-port needs --edge"),
         (["--edge", "--port", "8080"], "--port and --edge-port must differ"),
         (["--edge", "--edge-port", "9", "--tfs-port", "9"], "--tfs-port and --edge-port must differ"),
         (["--port", "8500"], "--port and --tfs-port must differ"),

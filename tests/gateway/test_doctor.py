@@ -84,7 +84,7 @@ def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_
     junk = tmp_path / "junk.pem"
     junk.write_text("no PEM")
     assert "KEY_UNREADABLE" in _tls(one, junk)
-    assert "CERTIFICATE_UNREADABLE" in _tls(junk, one.with_suffix(".key"))
+    assert _tls(junk, one.with_suffix(".key")) == {"CERTIFICATE_UNREADABLE": "ERROR"}  # the key is not to blame
     locked = tmp_path / "locked.key"
     key = serialization.load_pem_private_key(one.with_suffix(".key").read_bytes(), None)
     sealed = serialization.BestAvailableEncryption(b"secret")

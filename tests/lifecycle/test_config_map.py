@@ -116,6 +116,14 @@ def test_a_version_that_does_not_load_and_pods_that_do_not_read_leave_the_config
     assert rollout.pending(desk.store) is None
 
 
+def test_a_failed_change_leaves_the_policy_that_a_hand_wrote(desk: Desk) -> None:
+    desk.config_map.data["models.config"] = CONFIG.replace('/m" }', '/m" model_version_policy { all { } } }')
+    before = desk.read_config().render()
+    with pytest.raises(ServerError, match="can't load"):
+        moves.promote(desk, "m", 3)
+    assert desk.read_config().render() == before
+
+
 def test_a_killed_command_is_undone_by_the_next_unless_it_was_logged(tmp_path: pathlib.Path) -> None:
     ends = []
     for count in range(1, 20):
@@ -160,6 +168,7 @@ def test_what_a_killed_command_left_is_settled_only_by_one_with_the_same_list_of
 KUBECTL = """#!{python}
 import json, pathlib, sys
 verb, kind, name, namespace, *flags = sys.argv[1:]
+sys.stdout.reconfigure(encoding="utf-8")
 held = pathlib.Path({file!r})
 assert (kind, namespace) == ("configmap", "--namespace=dermserve")
 if name != "models-config":
@@ -169,7 +178,7 @@ if verb == "patch":
     content["data"] |= json.loads(flags[-1].removeprefix("--patch="))["data"]
     held.write_text(json.dumps(content))
 else:
-    print(json.dumps(content))
+    print(json.dumps(content, ensure_ascii=False))
 """
 
 
@@ -197,6 +206,13 @@ def test_a_config_map_is_read_and_patched_by_kubectl(kubectl: pathlib.Path) -> N
         StoreError, match=r'kubectl get failed: Error from server \(NotFound\): configmaps "x" not found'
     ):
         ConfigMap("dermserve", "x").read_text("models.config")
+
+
+def test_a_config_map_is_utf_8_in_every_locale(kubectl: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii")
+    held = ConfigMap("dermserve", "models-config")
+    held.write_text("canary.toml", "# für später")
+    assert held.read_text("canary.toml") == "# für später"
 
 
 def test_without_kubectl_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

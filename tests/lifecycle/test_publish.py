@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import socket
+import subprocess
+import sys
 
 import pytest
 
 from dermserve.models import exporter
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, parse_manifest, read_records
-from dermserve.models.lifecycle.servers import every_address
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.servers import Server, every_address
+from dermserve.models.lifecycle.stores import new_entry, open_store
 from tests.lifecycle.versions_at_hand import MODEL, run
 from tests.tiny import tiny_content
 
@@ -51,7 +54,12 @@ def test_a_folder_that_is_no_run_publishes_nothing(tmp_path: pathlib.Path) -> No
 
 
 def _resolver(*addresses: str):
-    return lambda host, port, **_: [(0, 0, 0, "", (address, int(port))) for address in addresses]
+    def resolve(host: str, port: str, **_: object) -> list[tuple[object, ...]]:
+        if host != "tfs":
+            raise OSError("Name or service not known")
+        return [(0, 0, 0, "", (address, int(port))) for address in addresses]
+
+    return resolve
 
 
 @pytest.mark.parametrize(
@@ -63,5 +71,27 @@ def _resolver(*addresses: str):
         (["127.0.0.1", "::1"], ["tfs:8500"]),
     ],
 )
-def test_a_name_with_many_addresses_means_every_server(addresses: list[str], meant: list[str]) -> None:
-    assert every_address("tfs:8500", resolve=_resolver(*addresses)) == meant
+def test_a_name_with_many_addresses_means_every_server(
+    addresses: list[str], meant: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", _resolver(*addresses))
+    assert every_address("tfs:8500") == meant
+
+
+def test_a_reader_that_has_enough_of_the_log_sees_no_error(tmp_path: pathlib.Path) -> None:
+    store = open_store(tmp_path)
+    store.append_audit("\n".join([json.dumps(new_entry("publish", "m", None, 1))] * 5000))
+    program = "from dermserve.cli import main; main()"
+    command = [sys.executable, "-c", program, "model", "log", f"--store={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_names_are_read_as_the_gateway_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", _resolver("10.0.0.1", "10.0.0.2"))
+    asked: list[str] = []
+    monkeypatch.setattr(Server, "states", lambda self, model: asked.append(self.address) or [])
+    done = run("status", "m", env={"DERMSERVE_TFS": "dns:///tfs:8500"})
+    assert (done.exit_code, asked) == (1, ["10.0.0.1:8500", "10.0.0.2:8500"])

@@ -232,6 +232,20 @@ def test_a_first_promotion_of_a_version_that_does_not_load_leaves_servers_follow
     assert fleet.state() == before
 
 
+@pytest.mark.parametrize("policy", ["all { }", "latest { num_versions: 2 }"])
+def test_an_undone_change_leaves_the_policy_that_a_hand_wrote(policy: str, memory: pathlib.Path) -> None:
+    fleet = _fleet(memory / "killed")
+    written = CONFIG.replace('/m" }', f'/m" model_version_policy {{ {policy} }} }}')
+    fleet.store.write_text("models.config", written)
+    before = fleet.desk.read_config().render()
+    until = _steps(memory / "whole", _promote).index("write models.config") + 1
+    with fleet.stepping(Steps(until)), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    assert "specific" in fleet.desk.read_config().render()
+    rollout.recover(fleet.desk)
+    assert fleet.desk.read_config().render() == before
+
+
 def test_a_hand_that_edits_models_config_after_a_killed_move_has_the_last_word(memory: pathlib.Path) -> None:
     fleet = _fleet(memory)
     with fleet.stepping(Steps(5)), pytest.raises(KilledError):

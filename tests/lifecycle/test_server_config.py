@@ -22,6 +22,11 @@ def test_labels_and_pins_are_read() -> None:
     assert (config.labels("b"), config.pins("b")) == ({}, [])
 
 
+def test_the_older_way_to_name_the_platform_is_kept() -> None:
+    config = ServerConfig.parse('model_config_list { config { name: "a" base_path: "/a" model_type: TENSORFLOW } }')
+    assert "model_type: TENSORFLOW" in config.changed("a", labels={"stable": 1}).render()
+
+
 def test_a_change_leaves_everything_else_alone() -> None:
     before = ServerConfig.parse(TEXT)
     after = ServerConfig.parse(before.changed("a", labels={"stable": 1}, pins={1}).render())
@@ -41,6 +46,7 @@ def test_without_pins_the_server_follows_the_newest() -> None:
         ("model_config_list {", "can't be understood"),
         ("nonsense: 1", "nonsense"),
         ('custom_model_config { type_url: "x" }', "custom_model_config"),
+        (TEXT.replace('"b"', '"a"'), "lists a twice"),
     ],
 )
 def test_what_is_no_list_of_models_is_refused(text: str, words: str) -> None:

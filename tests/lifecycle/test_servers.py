@@ -1,5 +1,6 @@
 """Commands speak TLS to model servers, as TensorFlow Serving's --ssl_config_file has it."""
 
+import itertools
 import pathlib
 import shutil
 import subprocess
@@ -56,6 +57,30 @@ def store(tmp_path: pathlib.Path) -> pathlib.Path:
 def _options(folder: pathlib.Path, own: str = "client", ca: str = "server") -> list[str]:
     pair = [f"--tfs-tls-certificate={folder / own}.pem", f"--tfs-tls-key={folder / own}.key"]
     return [f"--tfs-tls-ca={folder / ca}.pem", *pair, "--tfs-tls-name=modelserver"]
+
+
+class _Busy(GrpcHandler):
+    """Refuses two calls of three, as TensorFlow Serving does while as many are in flight as it has threads for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = itertools.count()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        if next(self._calls) % 3 == 2:
+            return super().service(details)
+        code, words = grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(code, words))
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(store: pathlib.Path) -> None:
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=[_Busy()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        done = run("promote", "m", store=store, tfs=f"127.0.0.1:{port}")
+        server.stop(None).wait()
+    assert done.exit_code == 0, done.output
 
 
 def test_promote_and_status_speak_mtls_by_options_and_by_variables(

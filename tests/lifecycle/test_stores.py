@@ -7,9 +7,12 @@ import json
 import os
 import pathlib
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import boto3
 import pytest
@@ -131,8 +134,11 @@ def test_a_line_of_the_log_that_is_none_is_named(tmp_path: pathlib.Path, line: s
 @pytest.mark.parametrize("name", ["models.config", "canary.toml", "audit.jsonl", "intent.json"])
 def test_a_file_of_the_store_that_is_no_text_is_named(tmp_path: pathlib.Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff\xfe\n")
-    with pytest.raises(StoreError, match=f"{name} can't be understood"):
-        LocalStore(tmp_path).read_text(name)
+    elsewhere = open_store(f"memory://no-text-{os.urandom(4).hex()}")
+    elsewhere._files.pipe_file(f"{elsewhere._root}/{name}", b"\xff\xfe\n")
+    for store in (LocalStore(tmp_path), elsewhere):
+        with pytest.raises(StoreError, match=f"{name} can't be understood"):
+            store.read_text(name)
 
 
 def test_a_full_disk_is_named_with_the_file_and_leaves_no_other(
@@ -162,6 +168,66 @@ def test_what_a_killed_command_was_writing_is_deleted_by_the_next_and_what_anoth
         assert _publish(store) == 1
         assert store.publish(make_version(other), "m") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_model_whose_folder_is_on_another_file_system_is_published_replaced_and_retired(
+    tmp_path: pathlib.Path,
+) -> None:
+    elsewhere = pathlib.Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system")
+    store, source = LocalStore(tmp_path / "store"), LocalStore(tmp_path / "source")
+    _publish(source)
+    store.folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=elsewhere) as other:
+        (store.folder / "m").symlink_to(other)
+        assert [_publish(store), _publish(store)] == [1, 2]
+        (store.folder / "m" / "1" / "saved_model.pb").write_bytes(b"damaged")
+        assert list(pull(source, store)) == [("m", 1)]
+        store.remove("m", 2)
+        make_version(pathlib.Path(other, ".staging-m-killed", "version"))
+        with store.staged("m"):
+            assert not pathlib.Path(other, ".staging-m-killed").exists()
+        assert (store.models(), [path.name for path in pathlib.Path(other).iterdir()]) == (["m"], ["1"])
+
+
+def test_a_file_system_that_syncs_no_folders_can_hold_a_store(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as of SMB and VirtualBox's shared folders
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    store = LocalStore(tmp_path)
+    assert _publish(store) == 1
+    store.write_text("models.config", "x")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlockable(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", unlockable)
+    store = LocalStore(tmp_path)
+    uses: list[Callable[[], object]] = [
+        lambda: store.locked().__enter__(),
+        lambda: store.staged("m").__enter__(),
+        lambda: store.append_audit("x"),
+    ]
+    for use in uses:
+        with pytest.raises(StoreError, match=r"can't be locked, as a store needs: .*No locks available"):
+            use()
+
+
+def test_a_file_that_another_command_removes_while_it_is_looked_for_is_absent(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pathlib.Path, "exists", lambda *_: True)
+    assert LocalStore(tmp_path).read_text("intent.json") is None
 
 
 def test_a_command_that_begins_while_others_end_is_not_stopped_by_what_they_remove(tmp_path: pathlib.Path) -> None:
@@ -224,6 +290,68 @@ def test_a_version_whose_upload_did_not_finish_is_not_there(bucket: str, tmp_pat
 def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
     with pytest.raises(StoreError, match=r"s3://no-such-bucket-here/x can't be used"):
         _publish(open_store("s3://no-such-bucket-here/x"))
+
+
+class _LostAnswers:
+    """A storage's client, of which one call does what it should, and its answer is lost."""
+
+    def __init__(self, client: Any, *, fault: BaseException) -> None:
+        self.client, self.fault, self.fails = client, fault, True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def pipe_file(self, path: str, value: bytes, **how: Any) -> None:
+        self.client.pipe_file(path, value, **how)
+        if "mode" in how and self.fails:
+            self.fails = False
+            raise self.fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FileExistsError("a try again, after the first one that did it"),
+        OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold"),
+        ConnectionError("no answer"),
+    ],
+    ids=["exists", "precondition", "no answer"],
+)
+def test_an_object_that_was_created_is_ours_although_its_answer_was_lost(fault: Exception) -> None:
+    store = open_store(f"memory://lost-{os.urandom(4).hex()}")
+    client = store._files
+    store._files = _LostAnswers(client, fault=fault)
+    with store.locked(wait=0):
+        store._files = _LostAnswers(client, fault=fault)
+        store.append_audit("line")
+        store._files = _LostAnswers(client, fault=fault)
+        assert _publish(store) == 1
+    assert (store.audit(), store.versions("m"), store.read_text(".lock")) == (["line"], [1], None)
+
+
+def test_another_number_is_claimed_where_the_storage_says_in_its_own_words_that_one_is_taken() -> None:
+    store = open_store(f"memory://taken-{os.urandom(4).hex()}")
+
+    class OwnWords(_LostAnswers):
+        def pipe_file(self, path: str, value: bytes, **how: Any) -> None:
+            if "mode" in how and self.fails:
+                self.fails = False
+                self.client.pipe_file(path, b"another command's")
+            try:
+                self.client.pipe_file(path, value, **how)
+            except FileExistsError:
+                raise self.fault from None
+
+    store._files = OwnWords(store._files, fault=OSError(errno.EINVAL, "PreconditionFailed"))
+    assert _publish(store) == 2
+
+
+def test_an_interrupt_while_a_lock_is_being_made_leaves_none() -> None:
+    store = open_store(f"memory://interrupted-{os.urandom(4).hex()}")
+    store._files = _LostAnswers(store._files, fault=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt), store.locked(wait=0):
+        pass
+    assert store.read_text(".lock") is None
 
 
 def test_a_command_whose_lock_was_deleted_changes_nothing_more_and_leaves_the_lock_of_the_next() -> None:

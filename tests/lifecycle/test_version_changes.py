@@ -8,6 +8,7 @@ request that fails counts, and so does an answer from a version that was not liv
 import contextlib
 import dataclasses
 import itertools
+import json
 import pathlib
 import shutil
 import signal
@@ -19,7 +20,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dermserve.client import Client, DermserveError
-from dermserve.local.child import Child, free_port, wait_serving
+from dermserve.local.child import Child
+from dermserve.local.stack import GATEWAY_READY
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.rollout import Intent
@@ -107,13 +109,12 @@ class Callers:
 
 @contextlib.contextmanager
 def gateway(tfs: list[str], shares: pathlib.Path, log: Callable[[str], None]) -> Iterator[str]:
-    address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "dermserve.gateway", f"--listen={address}", f"--model={MODEL}"]
+    command = [sys.executable, "-m", "dermserve.gateway", "--listen=127.0.0.1:0", f"--model={MODEL}"]
     settings = {"DERMSERVE_CANARY_FILE": str(shares), "DERMSERVE_POLL_SECONDS": "0.5"}
-    child = Child([*command, *(f"--tfs={one}" for one in tfs)], name="gateway", log=log, env=settings)
+    command += [f"--tfs={one}" for one in tfs]
+    child = Child(command, name="gateway", log=log, ready=GATEWAY_READY, env=settings)
     try:
-        wait_serving(address, timeout=300, children=[child])
-        yield address
+        yield json.loads(child.wait_ready(timeout=300)[0])["address"]
     finally:
         child.stop(grace=100)
 

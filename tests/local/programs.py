@@ -5,7 +5,6 @@
 import os
 import signal
 import sys
-from concurrent import futures
 
 
 def block_sigterm() -> None:
@@ -33,28 +32,17 @@ def modelserver(mode: str) -> None:
 
 
 def gateway(mode: str) -> None:
-    import grpc
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
     if mode == "broken":
         sys.exit("wrong configuration")
     print("canary file", os.environ.get("DERMSERVE_CANARY_FILE"), flush=True)
     block_sigterm()
-    serves = mode not in {"unready", "unusable"}
-    status = health_pb2.HealthCheckResponse.SERVING if serves else health_pb2.HealthCheckResponse.NOT_SERVING
-    with futures.ThreadPoolExecutor(4) as pool:
-        server = grpc.server(pool)
-        servicer = health.HealthServicer()
-        servicer.set("", status)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        print(f'{{"event": "listening", "address": "127.0.0.1:{port}"}}', flush=True)
-        if mode == "unusable":
-            print('{"model": "m", "faults": {"1": "an old card"}, "event": "model_unusable"}', flush=True)
-        print("E0000 00:00:1795943812.062548   19455 cuda_platform.cc:52] failed call to cuInit", flush=True)
-        wait_for_sigterm()
-        server.stop(None).wait()
+    print('{"event": "listening", "address": "127.0.0.1:2"}', flush=True)
+    if mode == "unusable":
+        print('{"model": "m", "faults": {"1": "an old card"}, "event": "model_unusable"}', flush=True)
+    elif mode != "unready":
+        print('{"event": "health_changed", "serving": true, "address": "127.0.0.1:2"}', flush=True)
+    print("E0000 00:00:1795943812.062548   19455 cuda_platform.cc:52] failed call to cuInit", flush=True)
+    wait_for_sigterm()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What starts first stops last, and no ending leaves a process behind."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -11,8 +12,7 @@ import psutil
 import pytest
 
 from dermserve.local import Stack, StackError
-from dermserve.local import stack as stack_module
-from dermserve.local.child import no_proxy
+from dermserve.local.child import Child, no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 
@@ -93,6 +93,15 @@ def test_an_owner_that_is_killed_leaves_the_store_to_the_next(store):
         pass
 
 
+def test_a_store_on_a_file_system_without_locks_is_named(store, monkeypatch):
+    def unlockable(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", unlockable)
+    with pytest.raises(StackError, match=r"\.up can't be locked"):
+        make(store, owner=True).__enter__()
+
+
 def test_a_store_that_cannot_be_marked_as_served_is_named(store):
     (store / ".up").symlink_to("/dev/full")
     with pytest.raises(StackError, match=f"can't write {store}: "):
@@ -138,21 +147,21 @@ def test_a_server_that_does_not_come_up_is_named_and_the_other_stopped(store, mo
 def test_a_gateway_that_never_serves_has_its_last_log_line_shown_early_and_is_not_waited_for_for_ever(
     store, monkeypatch
 ):
-    said, told, wait = [], threading.Event(), stack_module.wait_serving
+    said, wait = [], Child.wait_ready
 
-    def say(line):
-        said.append(line)
-        if "the gateway isn't ready after 0.1 s; last log line: " in line and "listening" in line:
-            told.set()
+    def wait_once_it_listens(child, *needed, timeout, **how):
+        assert timeout == 300
+        if child.name != "gateway":
+            return wait(child, timeout=timeout, **how)
+        while not any(line.startswith("E0000") for line in [*child.last_lines]):  # which comes after the other lines
+            threading.Event().wait(0.02)
+        return wait(child, *needed, timeout=0.5, **how)
 
-    def wait_once_told(address, *, timeout, children):
-        assert (told.wait(100), timeout) == (True, 300)
-        wait(address, timeout=0.2, children=children)
-
-    monkeypatch.setattr(stack_module, "wait_serving", wait_once_told)
-    with pytest.raises(StackError, match=r"the gateway isn't ready after 0\.2 s"):
-        make(store, gateway="unready", tell_after=0.1, ready_timeout=300, say=say).__enter__()
-    assert "listening" in said[-3], said
+    monkeypatch.setattr(Child, "wait_ready", wait_once_it_listens)
+    with pytest.raises(StackError, match=r"the gateway isn't ready after 0\.5 s"):
+        make(store, gateway="unready", tell_after=0.1, ready_timeout=300, say=said.append).__enter__()
+    told = [line for line in said if "the gateway isn't ready after 0.1 s; last log line: " in line]
+    assert (len(told), "listening" in told[0]) == (1, True), said
     assert running() == []
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.util
+import json
+import os
 import re
 import socket
 import subprocess
@@ -99,6 +101,13 @@ def test_the_config_is_what_tensorflow_serving_reads(tmp_path):
     assert [entry for entry in store.iterdir() if entry.name != ".lock"] == [path]
 
 
+def test_a_store_whose_name_is_no_text_is_named(tmp_path):
+    store = tmp_path / os.fsdecode(b"caf\xe9")
+    store.mkdir()
+    with pytest.raises(StackError, match=r"can't write .*models.config: base_path would not be UTF-8"):
+        write_config(store, ["m"], into=tmp_path)
+
+
 def _label(config, *, version):
     pin = f"model_version_policy {{ specific {{ versions: {version} }} }}"
     entry = f'{pin} version_labels {{ key: "stable" value: {version} }}'
@@ -126,8 +135,9 @@ def test_a_pin_on_a_version_that_is_gone_is_an_error_and_not_a_long_wait(tmp_pat
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
-    with pytest.raises(StackError, match=re.escape(str(tmp_path / "none" / "models.config"))):
-        write_config(tmp_path / "none", ["resnet50"])
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match=re.escape(str(tmp_path / "file" / "models.config"))):
+        write_config(tmp_path / "file", ["resnet50"])
 
 
 def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
@@ -160,9 +170,9 @@ def test_the_drawn_pictures_differ_and_can_be_classified():
     assert middle < corner - 40
 
 
-def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
-    for line in ('{"address": "127.0.0.1:5", "event": "listening"}', '{"event":"listening","address":"127.0.0.1:5"}'):
-        assert GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
+def test_the_shape_of_a_log_line_says_whether_a_server_is_ready():
+    for line in ('{"address": "a:5", "event": "health_changed"}', '{"event":"health_changed","address":"a:5"}'):
+        assert json.loads(GATEWAY_READY.search(line)[0])["address"] == "a:5"
     assert not GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
     assert _TFS_READY.search("2026-01-01 I Running gRPC ModelServer at 127.0.0.1:8500 ...")[1] == "127.0.0.1:8500"
 

@@ -17,9 +17,10 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from dermserve.modelserver import protos, server
+from dermserve.modelserver import server
 from dermserve.modelserver.errors import ServingError
 from dermserve.modelserver.flags import parse_flags
+from tests.modelserver import protos
 
 PREDICTION = "/tensorflow.serving.PredictionService"
 MODEL = "/tensorflow.serving.ModelService"

@@ -3,8 +3,8 @@ import pathlib
 import pytest
 
 from dermserve.modelserver.errors import ServingError
-from dermserve.modelserver.protos import model_server_config_pb2
 from dermserve.modelserver.versions import check_models, check_platforms, list_models, read_models
+from dermserve.tfserving.v1 import management_pb2
 
 
 def test_a_file_that_is_missing_or_has_no_list_is_refused(tmp_path: pathlib.Path) -> None:
@@ -25,5 +25,5 @@ def test_a_base_path_is_absolute_or_a_uri(path: str) -> None:
 
 
 def test_the_older_way_to_name_the_platform_is_known() -> None:
-    model = model_server_config_pb2.ModelConfig(name="a", base_path="/a", model_type="TENSORFLOW")
-    check_platforms(model_server_config_pb2.ModelConfigList(config=[model]))
+    model = management_pb2.ModelConfig(name="a", base_path="/a", model_type="TENSORFLOW")
+    check_platforms(management_pb2.ModelConfigList(config=[model]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from dermserve.modelserver.protos import model_management_pb2
+from tests.modelserver.protos import model_management_pb2
 from tests.modelserver.server_process import PREDICTION, Caller, ServerThread, running, serving, starting
 
 

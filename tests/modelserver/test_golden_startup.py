@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from dermserve.modelserver import protos
+from tests.modelserver import protos
 from tests.modelserver.golden import Recording, plain, replay
 from tests.modelserver.server_process import PREDICTION, Caller, publish, serving, starting, write_config
 

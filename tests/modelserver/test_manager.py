@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -13,9 +13,10 @@ import pytest
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
-from dermserve.modelserver.protos import predict_pb2
 from dermserve.modelserver.server import Services
-from dermserve.modelserver.versions import State, list_models
+from dermserve.modelserver.versions import list_models
+from dermserve.tfserving.v1 import serving_pb2
+from dermserve.tfserving.v1.serving_pb2 import ModelVersionStatus as Status
 from tests.modelserver.server_process import wait_until
 
 
@@ -82,7 +83,7 @@ class Managed:
         beside.rename(self._base / "m")
         shutil.rmtree(self._base / "old")
 
-    def becomes(self, states: dict[int, State]) -> None:
+    def becomes(self, states: dict[int, int]) -> None:
         wait_until(lambda: {one.number: one.state for one in self.manager.versions("m")} == states)
 
 
@@ -101,13 +102,13 @@ BROKEN = FakeLoader(v1=FakeServable(), v2=RuntimeError("a secret of the inside")
 @pytest.mark.parametrize("managed", [BROKEN], indirect=True)
 def test_a_fault_in_loading_ends_that_version_alone(managed: Managed, caplog: pytest.LogCaptureFixture) -> None:
     managed.want(1, 2)
-    managed.becomes({2: State.END, 1: State.AVAILABLE})
+    managed.becomes({2: Status.STATE_END, 1: Status.STATE_AVAILABLE})
     error = managed.manager.versions("m")[0].error
     assert error is not None
     assert (error.code, error.message) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "a secret of the inside" in caplog.text
     managed.want(3)
-    managed.becomes({3: State.AVAILABLE, 2: State.END, 1: State.END})
+    managed.becomes({3: Status.STATE_AVAILABLE, 2: Status.STATE_END, 1: Status.STATE_END})
 
 
 STUBBORN = FakeLoader(v1=FakeServable(fault=invalid_argument("no")), v2=FakeServable())
@@ -116,9 +117,9 @@ STUBBORN = FakeLoader(v1=FakeServable(fault=invalid_argument("no")), v2=FakeServ
 @pytest.mark.parametrize("managed", [STUBBORN], indirect=True)
 def test_a_fault_in_unloading_does_not_stop_the_next_load(managed: Managed) -> None:
     managed.want(1)
-    managed.becomes({1: State.AVAILABLE})
+    managed.becomes({1: Status.STATE_AVAILABLE})
     managed.want(2)
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
+    managed.becomes({2: Status.STATE_AVAILABLE, 1: Status.STATE_END})
 
 
 PATIENT = FakeLoader(v1=not_found("never"), v2=FakeServable())
@@ -128,9 +129,9 @@ FOR_EVER = flags(num_load_threads=1, max_num_load_retries=9999, load_retry_inter
 @pytest.mark.parametrize("managed", [(PATIENT, FOR_EVER)], indirect=True)
 def test_with_load_threads_a_version_that_is_not_wanted_any_more_is_given_up(managed: Managed) -> None:
     managed.want(1)
-    managed.becomes({1: State.LOADING})
+    managed.becomes({1: Status.STATE_LOADING})
     managed.want(2)
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
+    managed.becomes({2: Status.STATE_AVAILABLE, 1: Status.STATE_END})
 
 
 class FakeContext:
@@ -143,18 +144,24 @@ class FakeContext:
         raise ServingError(code, details)
 
 
+class FakeDetails(NamedTuple):
+    method: str
+    invocation_metadata: tuple[Any, ...]
+
+
 class FaultyManager:
     def borrow(self, spec: Any) -> Any:
         raise RuntimeError("a secret of the inside")
 
 
 def test_a_fault_of_the_server_is_internal_and_keeps_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    service = Services(FaultyManager(), most=1)
-    request = predict_pb2.PredictRequest()
+    details = FakeDetails("/tensorflow.serving.PredictionService/Predict", ())
+    answer = Services(FaultyManager(), most=1).service(details).unary_unary
+    request = serving_pb2.PredictRequest()
     request.model_spec.name = "m"
     for _ in range(2):  # Its slot is free again.
         with pytest.raises(ServingError, match=r"INTERNAL: internal error") as caught:
-            service.Predict(request, FakeContext())
+            answer(request, FakeContext())
         assert caught.value.code is grpc.StatusCode.INTERNAL
     assert "a secret of the inside" in caplog.text
 

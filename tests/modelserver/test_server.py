@@ -92,7 +92,7 @@ def test_numbers_and_strings_are_read_from_tensor_content(caller: Caller) -> Non
 def test_an_answer_of_another_dtype_says_that_this_is_the_stand_in(caller: Caller) -> None:
     tensor = {"dtype": "DT_BOOL", "tensor_shape": {}, "bool_val": [True]}
     reply = caller.predict("echo", spec={"signature_name": "bool"}, x=tensor)
-    assert (reply.code, "stand-in can't answer a tensor of DT_BOOL" in reply.message) == ("UNIMPLEMENTED", True)
+    assert (reply.code, "stand-in can't answer a tensor of dtype 10 " in reply.message) == ("UNIMPLEMENTED", True)
 
 
 def test_an_input_with_a_default_must_be_sent_too(caller: Caller) -> None:
@@ -136,7 +136,7 @@ def test_calls_beyond_the_limit_are_turned_away_at_once_and_the_others_answered(
 def test_warm_up_records_written_by_tensorflow_are_replayed(models: pathlib.Path) -> None:
     with serving("--model_name=warm", f"--model_base_path={models}/warm") as (server, _):
         assert server.find(r"Warmed .*warm/1 up: 4 records")
-        assert server.find("skipping a warm-up record of kind regress_log")
+        assert server.find("skipping a warm-up record of another call than Predict")
 
 
 def test_a_truncated_warm_up_file_fails_the_load(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -245,6 +245,20 @@ def test_reloads_that_wait_for_ever_do_not_keep_the_server_from_stopping(models:
         assert server.wait_exit() == 0
 
 
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="makes a locale with localedef")
+def test_a_path_is_found_in_a_locale_other_than_utf_8(
+    models: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(tmp_path / "de_DE.ISO-8859-1")]
+    if subprocess.run(made, check=False, capture_output=True).returncode:
+        pytest.skip("localedef lacks its sources")
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    monkeypatch.setenv("LC_ALL", "de_DE.ISO-8859-1")
+    publish(models / "half_plus_two" / "1", tmp_path / "a näme" / "1")
+    with serving_process(f"--model_base_path={tmp_path / 'a näme'}", "--max_num_load_retries=0") as (_, caller):
+        assert caller.states("default") == {1: "AVAILABLE"}
+
+
 def test_a_taken_port_is_said_to_be_taken(models: pathlib.Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -288,6 +302,5 @@ session.library()
 import hashlib, ssl  # They crash when TensorFlow's OpenSSL gets in their way.
 import tensorflow as tf
 assert tf.constant([1.0]).numpy().tolist() == [1.0]
-assert session.tensorflow_version() == tf.__version__
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)

@@ -1,21 +1,22 @@
+import contextlib
 import pathlib
 
 import pytest
 
 from dermserve.modelserver.errors import ServingError
-from dermserve.modelserver.protos import file_system_storage_path_source_pb2, model_server_config_pb2
 from dermserve.modelserver.versions import (
-    State,
     Version,
     aspired_versions,
+    check_labels,
     find_versions,
-    forbidden_label,
     index_versions,
     next_change,
     settled,
 )
+from dermserve.tfserving.v1 import management_pb2
+from dermserve.tfserving.v1.serving_pb2 import ModelVersionStatus as Status
 
-Policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+Policy = management_pb2.ServableVersionPolicy
 VERSIONS = {1: "1", 2: "2", 9: "9", 10: "10"}
 
 
@@ -54,22 +55,24 @@ def test_the_policy_chooses_among_the_versions(policy: object, aspired: list[int
 def test_looking_gives_the_path_of_each_aspired_version(tmp_path: pathlib.Path) -> None:
     for name in ("1", "007", "draft"):
         (tmp_path / name).mkdir()
-    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path))
+    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path))
     assert find_versions(model) == {7: tmp_path / "007"}
 
 
-def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path) -> None:
-    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path / "gone"))
-    with pytest.raises(ServingError, match=r"Could not find base path .*gone for servable m with error NOT_FOUND: "):
+@pytest.mark.parametrize("name", ["gone", "no\0path"])  # as a letter that the locale lacks is none
+def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path, name: str) -> None:
+    model = management_pb2.ModelConfig(name="m", base_path=str(tmp_path / name))
+    with pytest.raises(ServingError, match=rf"Could not find base path .*{name} for servable m with error "):
         find_versions(model)
 
 
-START, LOADING, AVAILABLE, UNLOADING, END = State
+START, LOADING, AVAILABLE = Status.STATE_START, Status.STATE_LOADING, Status.STATE_AVAILABLE
+UNLOADING, END = Status.STATE_UNLOADING, Status.STATE_END
 WANTED, SURPLUS = True, False
 
 
-def version(number: int, state: State, aspired: bool = WANTED) -> Version:
-    return Version("m", number, pathlib.Path("/m"), state=state, aspired=aspired, failures=state is END)
+def version(number: int, state: int, aspired: bool = WANTED) -> Version:
+    return Version("m", number, pathlib.Path("/m"), state=state, aspired=aspired, failures=state == END)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def version(number: int, state: State, aspired: bool = WANTED) -> Version:
     ],
 )
 def test_a_model_is_never_left_without_a_version_while_there_is_one(
-    versions: list[tuple[int, State, bool]], change: int | None
+    versions: list[tuple[int, int, bool]], change: int | None
 ) -> None:
     found = next_change([version(*one) for one in versions])
     assert (found and found.number) == change
@@ -112,7 +115,7 @@ def test_a_model_is_never_left_without_a_version_while_there_is_one(
     ],
 )
 def test_a_model_has_settled_when_it_has_a_version_or_all_have_failed(
-    versions: list[tuple[int, State, bool]], decides: int | None
+    versions: list[tuple[int, int, bool]], decides: int | None
 ) -> None:
     found = settled(version(*one) for one in versions)
     assert (found and found.number) == decides
@@ -143,4 +146,7 @@ def test_a_version_that_is_retried_does_not_hold_up_the_start() -> None:
 def test_a_label_points_to_an_available_version_or_is_new_where_that_is_allowed(
     labels: dict[str, int], current: dict[str, int], allow: bool, forbidden: int | None
 ) -> None:
-    assert forbidden_label(labels, current=current, available={1}, allow_unavailable=allow) == forbidden
+    model = management_pb2.ModelConfig(name="m", version_labels=labels)
+    refused = f"label to version {forbidden} of model m, which is not currently available"
+    with pytest.raises(ServingError, match=refused) if forbidden else contextlib.nullcontext():
+        check_labels(model, current=current, available={1}, allow_unavailable=allow)

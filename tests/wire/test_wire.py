@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import tensor_pb2 as real_tensor
 from tensorflow.core.framework import tensor_shape_pb2 as real_shape
 from tensorflow.core.framework import types_pb2 as real_types
+from tensorflow.core.protobuf import config_pb2 as real_session
+from tensorflow.core.protobuf import meta_graph_pb2 as real_graph
 from tensorflow_serving.apis import get_model_metadata_pb2 as real_metadata
 from tensorflow_serving.apis import get_model_status_pb2 as real_status
 from tensorflow_serving.apis import model_management_pb2 as real_management
@@ -26,6 +28,7 @@ from dermserve.contract import Output, Signature
 from dermserve.gateway.tfserving import Target, encode_predict, read_output
 from dermserve.tfserving.v1 import management_pb2 as our_management
 from dermserve.tfserving.v1 import serving_pb2 as ours
+from dermserve.tfserving.v1 import session_pb2 as our_session
 from dermserve.tfserving.v1 import tensor_pb2 as our_tensor
 
 PAIRS: list[tuple[type[Message], type[Message]]] = [
@@ -43,6 +46,12 @@ PAIRS: list[tuple[type[Message], type[Message]]] = [
     (our_management.ReloadConfigRequest, real_management.ReloadConfigRequest),
     (our_management.ReloadConfigResponse, real_management.ReloadConfigResponse),
     (our_management.PredictionLog, real_log.PredictionLog),
+    (our_session.ConfigProto, real_session.ConfigProto),
+    (our_session.RunOptions, real_session.RunOptions),
+    (our_session.TensorInfo, real_graph.TensorInfo),
+    (our_session.SignatureDef, real_graph.SignatureDef),
+    (our_session.MetaGraphDef, real_graph.MetaGraphDef),
+    (our_session.SignatureDefMap, real_metadata.SignatureDefMap),
     (our_tensor.TensorProto, real_tensor.TensorProto),
     (our_tensor.TensorShapeProto, real_shape.TensorShapeProto),
     (our_tensor.TensorShapeProto.Dim, real_shape.TensorShapeProto.Dim),

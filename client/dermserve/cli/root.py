@@ -156,8 +156,8 @@ def main() -> None:
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def modelserver(flags: tuple[str, ...]) -> None:
     """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
-    if importlib.util.find_spec("tensorflow_serving") is None:
-        raise ModuleNotFoundError(name="tensorflow_serving")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError(name="tensorflow")
     # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
     command = [sys.executable, "-m", "dermserve.modelserver", *flags]

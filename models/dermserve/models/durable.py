@@ -1,5 +1,6 @@
 """Write files whole or not at all, and so that they survive a power failure."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -42,5 +43,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network and shared file systems sync no folders.
+        if error.errno not in (errno.EINVAL, errno.EBADF) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -35,9 +35,7 @@ def look_at_settings(config: Config) -> Iterator[Finding]:
     yield from _exposure(config)
     for name in ("tls_certificate", "tls_client_ca", "tfs_tls_ca", "tfs_tls_certificate"):
         if file := getattr(config, name):
-            yield from _certificate(name, file)
-    for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
-        yield from _key(config, certificate, key)
+            yield from _certificate(config, name, file)
     if config.grace_seconds < config.default_deadline_seconds:
         text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds"
         text += f" ({config.default_deadline_seconds:g}): a stop can cut accepted requests off"
@@ -66,7 +64,7 @@ def _exposure(config: Config) -> Iterator[Finding]:
         yield warning("TFS_NOT_ENCRYPTED", text, remedy)
 
 
-def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
+def _certificate(config: Config, name: str, file: pathlib.Path) -> Iterator[Finding]:
     try:
         certificates = read_certificates(file.read_bytes())
     except (OSError, ValueError) as fault:
@@ -84,23 +82,22 @@ def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
         if certificate.not_valid_before_utc > now:
             text = f"{whose}: not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
             yield error("CERTIFICATE_NOT_YET_VALID", text, "check this machine's clock, or wait")
+    if name.endswith("certificate"):
+        key_name = name.replace("certificate", "key")
+        yield from _key(key_name, getattr(config, key_name), of=file)
 
 
-def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Finding]:
-    certificate: pathlib.Path | None = getattr(config, certificate_name)
-    key: pathlib.Path | None = getattr(config, key_name)
-    if certificate is None or key is None:
-        return
+def _key(key_name: str, key: pathlib.Path, *, of: pathlib.Path) -> Iterator[Finding]:
     if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
         text = f"{key_name} {key} can be read by every user of this machine"
         yield warning("KEY_READABLE", text, f"chmod o= {key}; replace the key if others could have read it")
     try:
-        check_key(key, of=certificate)
+        check_key(key, of=of)
     except OSError as fault:
         if getattr(fault, "reason", "") != "KEY_VALUES_MISMATCH":
             yield error("KEY_UNREADABLE", f"{key_name} {key}: {fault}", "give its private key as PEM, unencrypted")
             return
-        text = f"{key_name} {key} is not the key of the first certificate in {certificate}: no connection will succeed"
+        text = f"{key_name} {key} is not the key of the first certificate in {of}: no connection will succeed"
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
 
 

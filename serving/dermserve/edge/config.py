@@ -113,9 +113,14 @@ def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, 
     The on-device model is that of the highest version in the store that has one, if any. The on-device runtime and the
     API page are left out where `make web` has not been run. Raises OSError.
     """
-    if to.exists():
-        shutil.rmtree(to)
-    shutil.copytree(SITE, to)
+    to.mkdir(parents=True, exist_ok=True)
+    (to / "openapi.json").touch()  # from the first moment on, which marks it as this command's
+    for path in to.iterdir():  # the folder itself may be a mount, or behind a link
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "openapi.json":
+            path.unlink()
+    shutil.copytree(SITE, to, dirs_exist_ok=True)
     found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
     if RUNTIME.is_dir():
         shutil.copytree(RUNTIME, to / "app/litert")

@@ -85,13 +85,8 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         stack.push_async_callback(classifier.close)
         await classifier.canary.read()
 
-        async def poll() -> None:
-            await catalog.poll()
-            await _report(servicer, ready=catalog.ready)
-
         background = Background()
         stack.push_async_callback(background.close)
-        background.repeat(poll, catalog.pause)
         background.repeat(classifier.canary.read, lambda: config.poll_seconds)
         background.repeat(servers.resolve, lambda: config.resolve_seconds)
         if towards_servers:
@@ -112,6 +107,14 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds)
         _log.info("listening", address=address, tfs=config.tfs, models=config.models)
+        serving = False
+
+        async def poll() -> None:
+            nonlocal serving
+            await catalog.poll()
+            serving = await _report(servicer, ready=catalog.ready, before=serving, address=address)
+
+        background.repeat(poll, catalog.pause)
         yield Gateway(address, metrics_address)
 
 
@@ -135,11 +138,14 @@ def _server_options(config: Config) -> list[tuple[str, int]]:
     return options
 
 
-async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
-    """Set the health; without effect once the gateway is stopping."""
+async def _report(servicer: health.aio.HealthServicer, *, ready: bool, before: bool = False, address: str = "") -> bool:
+    """Set the health, which has no effect once the gateway is stopping; log a change. Returns `ready`."""
     for name in ("", SERVICE):
         await servicer.set(name, _SERVING if ready else _NOT_SERVING)
     await servicer.set(LIVENESS, _SERVING)
+    if ready is not before:
+        _log.info("health_changed", serving=ready, address=address)
+    return ready
 
 
 async def _drain(server: grpc.aio.Server, rpcs: Rpcs, servicer: health.aio.HealthServicer, grace: float) -> None:

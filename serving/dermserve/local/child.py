@@ -1,4 +1,4 @@
-"""Run a child process in its own session: keep its log, wait for its ready line or health service, stop it; ports."""
+"""Run a child process in its own session: keep its log, wait for its ready line, stop it; ports."""
 
 import collections
 import contextlib
@@ -16,12 +16,11 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 import click
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 HOST = "127.0.0.1"
 PAUSE = 0.1  # seconds between two looks: Python handles a signal that arrives just before a wait only after it
 
@@ -34,20 +33,19 @@ class Child:
     """A running child in its own session: Ctrl-C reaches only the launcher, which stops its children in order.
 
     `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
-    line that it prints when ready, and `hopeless` that of one after which it never will be. `env` is added to this
-    process's own (None takes a variable away), and the signal `asking` asks it to stop.
+    line that it prints when ready. `env` is added to this process's own (None takes a variable away), and the signal
+    `asking` asks it to stop.
     """
 
     def __init__(
         self, command: Sequence[str], *, name: str, log: Callable[[str], object], ready: re.Pattern[str] | None = None,
-        hopeless: re.Pattern[str] | None = None, env: Mapping[str, str | None] | None = None,
-        asking: signal.Signals = signal.SIGTERM,
+        env: Mapping[str, str | None] | None = None, asking: signal.Signals = signal.SIGTERM,
     ) -> None:  # fmt: skip
         self.name = name
         self._asking = asking
         self._log = log
-        self.ready, self.hopeless = Future[re.Match[str]](), Future[re.Match[str]]()  # done once such a line came
-        self._patterns = ((ready, self.ready), (hopeless, self.hopeless))
+        self._pattern = ready
+        self._ready = Future[re.Match[str]]()
         self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
@@ -76,16 +74,25 @@ class Child:
         code = self._process.wait()
         return self.failure(f"was killed by signal {-code}" if code < 0 else f"ended with status {code}")
 
-    def wait_ready(self, *, timeout: float) -> re.Match[str]:
-        """Wait for its ready line; return the match. Raises StackError: it ended, or `timeout` seconds are over."""
-        end = time.monotonic() + timeout
-        while not self.ready.done():
-            if died := self.died():
+    def wait_ready(
+        self, *needed: "Child", timeout: float, tell: Callable[[str], None] | None = None, tell_after: float = 15.0
+    ) -> re.Match[str]:
+        """Wait for its ready line; return the match. If that takes long, `tell` gets the last line of its log.
+
+        Raises StackError: it or a child that it needs ended, or `timeout` seconds are over.
+        """
+        started = time.monotonic()
+        while not self._ready.done():
+            if died := next(filter(None, (child.died() for child in (self, *needed))), None):
                 raise died
-            if time.monotonic() >= end:
+            if (waited := time.monotonic() - started) >= timeout:
                 raise self.failure(f"isn't ready after {timeout:g} s")
+            if tell and waited >= tell_after:
+                said = [line for line in [*self.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
+                tell(f"the {self.name} isn't ready after {tell_after:g} s; last log line: {said[-1]}")
+                tell = None
             time.sleep(PAUSE)
-        return self.ready.result()
+        return self._ready.result()
 
     def wait(self) -> int:
         """Wait until it has ended and its last line is logged; return its status, negative for a signal."""
@@ -119,9 +126,8 @@ class Child:
                 self.last_lines.append(line)
                 with contextlib.suppress(OSError):  # stderr is closed, or the disk is full
                     self._log(line)
-                for pattern, found in self._patterns:
-                    if pattern and not found.done() and (match := pattern.search(line)):
-                        found.set_result(match)
+                if self._pattern and not self._ready.done() and (match := self._pattern.search(line)):
+                    self._ready.set_result(match)
         self._process.wait()
         self._ended.set_result(None)
 
@@ -144,26 +150,6 @@ class InOrder:
 
     def _start(self, parts: contextlib.ExitStack) -> None:
         raise NotImplementedError
-
-
-def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until the gateway at HOST:PORT, the first child, reports SERVING, by health.Watch, without polling.
-
-    Raises StackError: a child ended, or the gateway was not SERVING after `timeout` seconds, or is hopeless.
-    """
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        call = stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout)
-        for child in children:
-            child.on_exit(call.cancel)
-        children[0].hopeless.add_done_callback(lambda _: call.cancel())
-        with contextlib.suppress(grpc.RpcError):
-            for update in call:
-                if update.status == health_pb2.HealthCheckResponse.SERVING:
-                    call.cancel()
-                    return
-    died = next(filter(None, (child.died() for child in children)), None)
-    raise died or children[0].failure(f"isn't ready after {timeout:g} s")
 
 
 @contextlib.contextmanager

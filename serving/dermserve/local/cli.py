@@ -10,13 +10,12 @@ from collections.abc import Callable
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
-from dermserve.edge import Settings, SettingsError
+from dermserve.edge import Settings
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
 from dermserve.local.child import HOST
 from dermserve.local.edge import Edge
 
 _PORT = click.IntRange(0, 65535)
-_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
 _EDGE_PORT = 8080
 _store_option = click.option(
@@ -33,19 +32,17 @@ _store_option = click.option(
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
 @click.option("--edge-port", type=_PORT, help=f"Envoy's port; 0 takes a free one. [default: {_EDGE_PORT}]")
-@click.option("--edge-tls-cert", "tls_cert", type=_FILE, help="Certificate chain of Envoy, PEM: it speaks TLS.")
-@click.option("--edge-tls-key", "tls_key", type=_FILE, help="The certificate's key, PEM.")
 def up(
     store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], reflection: bool, with_edge: bool,
-    edge_port: int | None, tls_cert: pathlib.Path | None, tls_key: pathlib.Path | None,
+    edge_port: int | None,
 ) -> None:  # fmt: skip
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
     With --edge, Envoy listens in front of the gateway: plain HTTP, JSON and the page. All listen only on the loopback.
     Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
     """
-    if not with_edge and (edge_port is not None or tls_cert or tls_key):
-        raise click.UsageError("the --edge-… options need --edge")
+    if not with_edge and edge_port is not None:
+        raise click.UsageError("--edge-port needs --edge")
     ports = {"--port": port, "--tfs-port": tfs_port}
     if with_edge:
         ports["--edge-port"] = _EDGE_PORT if edge_port is None else edge_port
@@ -55,13 +52,8 @@ def up(
     say, edge = _progress(), None
     if with_edge:
         listen = f"{HOST}:{ports['--edge-port']}"
-        try:
-            settings = Settings(
-                gateway=f"{HOST}:1", listen=listen, tls_cert=tls_cert, tls_key=tls_key,
-                requests_per_minute=60_000, burst=1_000,  # high: the only client is this machine
-            )  # fmt: skip
-        except SettingsError as error:
-            raise click.UsageError(str(error).replace("--", "--edge-")) from error
+        # The rate is high: the only client is this machine.
+        settings = Settings(gateway=f"{HOST}:1", listen=listen, requests_per_minute=60_000, burst=1_000)
         edge = Edge(settings, store=store, say=say)
     flags = ("--reflection",) if reflection else ()
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, say=say)

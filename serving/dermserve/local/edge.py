@@ -56,7 +56,6 @@ class Edge(InOrder):
         write_config(settings, config)
         log = parts.enter_context(child_log(self.store.resolve().parent / "logs/edge.log", say=self.say))
         self.say("starting the edge (Envoy)")
-        started = time.monotonic()
         flags = ("-c", str(config), "--disable-hot-restart")
         # Envoy writes its log every half second, instead of every ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
@@ -72,7 +71,7 @@ class Edge(InOrder):
         self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
         self.metrics = addresses.get("metrics", "")
         self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
-        self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
+        self.say(f"edge ready at {self.url}")
         if not found["runtime"]:
             lacking = "the package comes without the on-device runtime, which `make web` fetches in a checkout"
             self.say(f"the page can't answer without a network: {lacking} (docs/edge.md)")

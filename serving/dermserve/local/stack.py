@@ -8,12 +8,11 @@ import pathlib
 import re
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy, wait_serving
+from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 from dermserve.modelserver.flags import usable_cores
@@ -24,12 +23,10 @@ DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
 
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
-_UNUSABLE = re.compile(r'{.*"event": ?"model_unusable".*}')
-GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
+GATEWAY_READY = re.compile(r'{.*"event": ?"(?:health_changed|model_unusable)".*}')  # ready, or will never be
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _TLS = ("DERMSERVE_TLS_", "DERMSERVE_TFS_TLS_")  # variables with the gateway's files
-_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 
 
 @dataclass(kw_only=True)
@@ -111,11 +108,8 @@ class Stack(InOrder):
         )
         self.say(f"starting the model server ({', '.join(self.models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
-        server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
-        started = time.monotonic()
-        with self._told_if_slow(server):
-            self.tfs_address = server.wait_ready(timeout=self.ready_timeout)[1]
-        self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
+        self.tfs_address = self._start_child("modelserver", arguments, parts, _TFS_READY, MALLOC_ARENA_MAX="1")[1]
+        self.say(f"model server ready at {self.tfs_address}")
 
     def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
         models = [f"--model={model}" for model in self.models]
@@ -124,50 +118,25 @@ class Stack(InOrder):
         env: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_TLS)}
         if "DERMSERVE_CANARY_FILE" not in os.environ:
             env["DERMSERVE_CANARY_FILE"] = str(self.store.resolve() / CANARY_FILE)
-        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, hopeless=_UNUSABLE, **env)
-        started = time.monotonic()
-        children = gateway, self._children["modelserver"]
-        with self._told_if_slow(gateway):
-            address = gateway.wait_ready(timeout=self.ready_timeout)[1]
-        with self._told_if_slow(gateway):
-            try:
-                wait_serving(address, timeout=self.ready_timeout, children=children)
-            except StackError:
-                if gateway.hopeless.done():
-                    raise self._unusable(**json.loads(gateway.hopeless.result()[0])) from None
-                raise
-        self.gateway_addresses.append(address)
-        self.say(f"{name} ready at {address} after {time.monotonic() - started:.1f} s")
-
-    def _unusable(self, model: str, faults: Mapping[str, str], **_: str) -> StackError:
-        found = "; ".join(f"version {version}: {fault}" for version, fault in faults.items())
-        remedy = f"delete {self.store / model}, or publish another version (docs/versions.md)"
-        return StackError(f"{model} can't be served: {found}; {remedy}")
-
-    @contextlib.contextmanager
-    def _told_if_slow(self, child: Child) -> Iterator[None]:
-        """If the block, a wait for a child, takes long, print the last line of the child's log."""
-
-        def tell() -> None:
-            said = [line for line in [*child.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
-            self.say(f"the {child.name} isn't ready after {self.tell_after:g} s; last log line: {said[-1]}")
-
-        timer = threading.Timer(self.tell_after, tell)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        told = json.loads(self._start_child(name, arguments, parts, GATEWAY_READY, **env)[0])
+        if told["event"] == "model_unusable":
+            faults = "; ".join(f"version {version}: {fault}" for version, fault in told["faults"].items())
+            remedy = f"delete {self.store / told['model']}, or publish another version (docs/versions.md)"
+            raise StackError(f"{told['model']} can't be served: {faults}; {remedy}")
+        self.gateway_addresses.append(told["address"])
+        self.say(f"{name} ready at {told['address']}")
 
     def _start_child(
-        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str],
-        hopeless: re.Pattern[str] | None = None, **env: str | None,
-    ) -> Child:  # fmt: skip
+        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, ready: re.Pattern[str],
+        **env: str | None,
+    ) -> re.Match[str]:  # fmt: skip
+        """Start a child, and wait for its ready line; return the match."""
         log = parts.enter_context(child_log(self.store.resolve().parent / f"logs/{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         command = [*self.program(name.split(maxsplit=1)[0]), *arguments]
-        child = Child(command, name=name, log=log, ready=ready, hopeless=hopeless, env=env)
+        child = Child(command, name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
+        needed = [*self._children.values()]
         self._children[name] = child
-        return child
+        return child.wait_ready(*needed, timeout=self.ready_timeout, tell=self.say, tell_after=self.tell_after)

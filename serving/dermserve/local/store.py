@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import os
 import pathlib
 import signal
@@ -18,7 +17,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
-from dermserve.models.lifecycle.stores import LocalStore
+from dermserve.models.lifecycle.stores import LocalStore, locked_file
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
@@ -34,15 +33,16 @@ def owned(store: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             store.mkdir(parents=True, exist_ok=True)
-            file = held.enter_context((store / _SERVED_BY).open("ab+", buffering=0))
-            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-            file.truncate(0)
-            file.write(f"process {os.getpid()} since {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}\n".encode())
+            file = held.enter_context(locked_file(store / _SERVED_BY))
+            since = datetime.datetime.now().astimezone()
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} since {since:%Y-%m-%d %H:%M}\n".encode())
         except portalocker.AlreadyLocked as error:
-            file.seek(0)
-            other = f"another `dermserve up`, {file.read().decode().strip() or 'which is just starting'}"
-            advice = "use that one, stop it, or choose another --store"
-            raise StackError(f"{store} is served by {other}: {advice}") from error
+            other = (store / _SERVED_BY).read_text() or "which is just starting"
+            what = f"{store} is served by another `dermserve up`, {other.strip()}"
+            raise StackError(f"{what}: use that one, stop it, or choose another --store") from error
+        except LifecycleError as error:
+            raise StackError(str(error)) from error
         except OSError as error:
             raise StackError(f"can't write {store}: {error.strerror}") from error
         yield
@@ -88,8 +88,6 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     """
     held, path = LocalStore(store), (into or store) / CONFIG
     try:
-        if not store.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         with contextlib.nullcontext() if into else held.locked():
             known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
             served = known.served_from({name: str(store.resolve() / name) for name in models})
@@ -108,6 +106,8 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
                     (store / _UNSERVED).unlink(missing_ok=True)
     except OSError as error:
         raise StackError(f"can't write {path}: {error.strerror}") from error
+    except UnicodeEncodeError as error:
+        raise StackError(f"can't write {path}: base_path would not be UTF-8; choose another --store") from error
     except LifecycleError as error:
         raise StackError(str(error)) from error
     return path

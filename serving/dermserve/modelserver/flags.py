@@ -33,7 +33,6 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     "enable_grpc_healthcheck_service": (False, "serve grpc.health.v1"),
     "tensorflow_intra_op_parallelism": (0, "threads that share one operation; 0 lets TensorFlow choose"),
     "tensorflow_inter_op_parallelism": (0, "threads that run operations in parallel; 0 lets TensorFlow choose"),
-    "version": (False, "print the versions and exit"),
 }
 """The flags that work here: default and help."""
 

@@ -15,9 +15,10 @@ from typing import Any
 import grpc
 
 from dermserve.modelserver import versions as rules
-from dermserve.modelserver.errors import ServingError, failed_precondition, internal, invalid_argument, not_found
+from dermserve.modelserver.errors import ServingError, internal, invalid_argument, not_found
 from dermserve.modelserver.session import Session
-from dermserve.modelserver.versions import State, Version
+from dermserve.modelserver.versions import Version
+from dermserve.tfserving.v1.serving_pb2 import ModelVersionStatus as Status
 
 _logger = logging.getLogger(__name__)
 _INTERVAL_S = 0.1
@@ -86,7 +87,7 @@ class Manager:
         with self._changed:
             managed = [version for versions in self._versions.values() for version in versions.values()]
         for version in managed:
-            if version.state is State.AVAILABLE:
+            if version.state == Status.STATE_AVAILABLE:
                 self._unload(version)
 
     def versions(self, model: str) -> list[Version]:
@@ -100,7 +101,7 @@ class Manager:
         model, number = spec.name, self._number(spec)
         with self._changed:
             found = self._versions.get(model, {}).values()
-            loaded = [one for one in found if one.state is State.AVAILABLE and number in {None, one.number}]
+            loaded = [one for one in found if one.state == Status.STATE_AVAILABLE and number in {None, one.number}]
             if not loaded:
                 request = f"Latest({model})" if number is None else f"Specific({model}, {number})"
                 raise not_found(f"Servable not found for request: {request}")
@@ -127,17 +128,11 @@ class Manager:
         return labels[spec.version_label]
 
     def _checked_labels(self, model: Any) -> dict[str, int]:
-        wanted = dict(model.version_labels)
-        forbidden = rules.forbidden_label(
-            wanted,
-            current=self._labels.get(model.name, {}),
-            available={one.number for one in self.versions(model.name) if one.state is State.AVAILABLE},
-            allow_unavailable=self._flags.allow_version_labels_for_unavailable_models,
-        )
-        if forbidden is not None:
-            asked = f"Request to assign label to version {forbidden} of model {model.name}"
-            raise failed_precondition(f"{asked}, which is not currently available for inference")
-        return wanted
+        available = {one.number for one in self.versions(model.name) if one.state == Status.STATE_AVAILABLE}
+        allow = self._flags.allow_version_labels_for_unavailable_models
+        current = self._labels.get(model.name, {})
+        rules.check_labels(model, current=current, available=available, allow_unavailable=allow)
+        return dict(model.version_labels)
 
     def _wait_settled(self, names: list[str], *, what: str) -> None:
         def look() -> list[Version | None]:
@@ -148,7 +143,7 @@ class Manager:
                 if self._stop.is_set():
                     raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
                 self._changed.wait(_INTERVAL_S)
-        failed = [one for one in found if one and one.state is not State.AVAILABLE]
+        failed = [one for one in found if one and one.state != Status.STATE_AVAILABLE]
         if failed:
             listed = "".join(f"{{{one} due to error: {one.error}}}, " for one in failed)
             told = f"{len(failed)} {what}(s) did not become available: {{{listed}}}"
@@ -188,7 +183,7 @@ class Manager:
             version.aspired = version.aspired and number in paths
         for number, path in paths.items():
             old = managed.get(number)
-            if old is None or (not old.aspired and old.state in {State.START, State.END}):
+            if old is None or (not old.aspired and old.state in {Status.STATE_START, Status.STATE_END}):
                 managed[number] = Version(model, number, path)
             else:
                 old.aspired = True
@@ -198,13 +193,13 @@ class Manager:
         """Load or unload one version, an unload first; False when there is nothing to do."""
         with self._changed:
             changes = [rules.next_change(list(versions.values())) for versions in self._versions.values()]
-        due = sorted(filter(None, changes), key=lambda one: one.state is not State.AVAILABLE)
+        due = sorted(filter(None, changes), key=lambda one: one.state != Status.STATE_AVAILABLE)
         if not due or self._ended.is_set():
             return False
-        if due[0].state is State.AVAILABLE:
+        if due[0].state == Status.STATE_AVAILABLE:
             self._unload(due[0])
             return True
-        self._set(due[0], State.LOADING)
+        self._set(due[0], Status.STATE_LOADING)
         if self._load_in_threads:
             self._loading = [thread for thread in self._loading if thread.is_alive()]
             self._loading.append(threading.Thread(target=self._load, args=(due[0],), name="load", daemon=True))
@@ -219,12 +214,12 @@ class Manager:
         except ServingError as error:
             _logger.error("Servable %s cannot be loaded: %s", version, error)
             version.error = error
-            self._set(version, State.END)
+            self._set(version, Status.STATE_END)
         else:
             _logger.info("Successfully loaded servable version %s", version)
             with self._changed:
                 self._loads += 1
-            self._set(version, State.AVAILABLE)
+            self._set(version, Status.STATE_AVAILABLE)
 
     def _load_with_retries(self, version: Version) -> Session:
         retries_left = max(self._flags.max_num_load_retries, 0)
@@ -245,7 +240,7 @@ class Manager:
             retries_left -= 1
 
     def _unload(self, version: Version) -> None:
-        self._set(version, State.UNLOADING)
+        self._set(version, Status.STATE_UNLOADING)
         with self._changed:
             self._changed.wait_for(lambda: version.calls == 0)
             session, version.session = version.session, None
@@ -254,10 +249,10 @@ class Manager:
                 session.close()
         except ServingError:
             _logger.exception("Could not free %s", version)
-        self._set(version, State.END)
+        self._set(version, Status.STATE_END)
         _logger.info("Done unloading servable version %s", version)
 
-    def _set(self, version: Version, state: State) -> None:
+    def _set(self, version: Version, state: Status.State) -> None:
         with self._changed:
             version.state = state
             self._changed.notify_all()

@@ -12,8 +12,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, not_found
-from dermserve.modelserver.protos import config_pb2, predict_pb2, prediction_log_pb2
 from dermserve.modelserver.session import Session, Tensor, parse, render
+from dermserve.tfserving.v1 import management_pb2, serving_pb2, session_pb2
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _DEFAULT_SIGNATURE = "serving_default"
@@ -45,7 +45,7 @@ def load(path: Path, *, flags: argparse.Namespace) -> Session:
     if not any((path / name).exists() for name in _MODEL_FILES):
         what = "Specified file path does not appear to contain a SavedModel bundle"
         raise not_found(f"{what} (should have a file called `saved_model.pb`)\nSpecified file path: {path}")
-    config = config_pb2.ConfigProto(
+    config = session_pb2.ConfigProto(
         intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
         inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
     )
@@ -54,9 +54,9 @@ def load(path: Path, *, flags: argparse.Namespace) -> Session:
         for log in read_requests(path) if flags.enable_model_warmup else ():
             count += 1
             if log.WhichOneof("log_type") == "predict_log":
-                predict(session, log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
+                predict(session, log.predict_log.request, timeout_ms=0, into=serving_pb2.PredictResponse())
             else:
-                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
+                _logger.warning("skipping a warm-up record of another call than Predict")
     except ServingError:
         session.close()
         raise
@@ -116,7 +116,7 @@ def read_requests(directory: Path) -> Iterator[Any]:
             raise ServingError(grpc.StatusCode.DATA_LOSS, f"corrupted record at {offset}{doubt}. {advice}")
         offset = end + 4
         try:
-            yield prediction_log_pb2.PredictionLog.FromString(content[start:end])
+            yield management_pb2.PredictionLog.FromString(content[start:end])
         except DecodeError as error:
             text = content[start:end].decode("utf-8", "replace")
             raise invalid_argument(f"Failed to parse warmup record: {text} from {path}") from error

@@ -15,19 +15,20 @@ from typing import Any, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from dermserve.modelserver import protos
 from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.servable import load, predict
-from dermserve.modelserver.session import Session, tensorflow_version
+from dermserve.modelserver.session import Session
 from dermserve.modelserver.versions import list_models, read_models
+from dermserve.tfserving.v1 import management_pb2, serving_pb2, session_pb2
 
 _logger = logging.getLogger(__name__)
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
 _REFUSING_THREADS = 8  # Refuse calls while all other threads are busy.
 _DRAIN_S = 30.0
 _START_FAILED = 255
+_PREDICTION, _MODEL = "/tensorflow.serving.PredictionService", "/tensorflow.serving.ModelService"
 
 
 def run(argv: Sequence[str], *, stop: threading.Event) -> int:
@@ -48,9 +49,6 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
 
 def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
     """Serve until `stop` is set, and let the calls in flight finish."""
-    if flags.version:
-        sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_version()}\n")
-        return
     if flags.model_config_file:
         models = read_models(Path(flags.model_config_file))
     elif flags.model_base_path:
@@ -76,10 +74,9 @@ def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
 
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc"), options=options)
     services = Services(manager, most=flags.grpc_max_threads)
-    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
-    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
+    threads = ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc")
+    server = grpc.server(threads, handlers=[services], options=options)
     if flags.enable_grpc_healthcheck_service:
         checks = health.HealthServicer()
         for name in ("", "PredictionService", "ModelService"):  # Always, as in TensorFlow Serving.
@@ -94,53 +91,50 @@ def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     return server
 
 
-def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse calls beyond `--grpc_max_threads`, as gRPC's C++ server does, and turn errors into statuses."""
+class Services(grpc.GenericRpcHandler):
+    """PredictionService and ModelService; `most` calls are in flight at once, and those on tf.Example are refused."""
 
-    @functools.wraps(handler)
-    def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        if not self.slots.acquire(blocking=False):
+    def __init__(self, manager: Manager, *, most: int) -> None:
+        self._manager = manager
+        self._slots = threading.Semaphore(most)
+        self._methods: dict[str, tuple[Any, Callable[[Any, grpc.ServicerContext], Any]]] = {
+            f"{_PREDICTION}/Predict": (serving_pb2.PredictRequest, self._predict),
+            f"{_PREDICTION}/GetModelMetadata": (serving_pb2.GetModelMetadataRequest, self._metadata),
+            f"{_MODEL}/GetModelStatus": (serving_pb2.GetModelStatusRequest, self._status),
+            f"{_MODEL}/HandleReloadConfigRequest": (management_pb2.ReloadConfigRequest, self._reload),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of a method, None for one that does not exist: gRPC calls this."""
+        if details.method in {f"{_PREDICTION}/{name}" for name in ("Classify", "Regress", "MultiInference")}:
+            return grpc.unary_unary_rpc_method_handler(_refuse)
+        if details.method not in self._methods:
+            return None
+        request, handler = self._methods[details.method]
+        answer: Any = functools.partial(self._answer, handler)
+        return grpc.unary_unary_rpc_method_handler(answer, request.FromString, lambda made: made.SerializeToString())
+
+    def _answer(self, handler: Callable[..., Any], request: Any, context: grpc.ServicerContext) -> Any:
+        """Refuse calls beyond `--grpc_max_threads`, as gRPC's C++ server does, and turn errors into statuses."""
+        if not self._slots.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
         try:
-            return handler(self, request, context)
+            return handler(request, context)
         except ServingError as error:
             failure = error
         except Exception as error:
             failure = internal(error)
         finally:
-            self.slots.release()
+            self._slots.release()
         return context.abort(failure.code, failure.message)
 
-    return answer
-
-
-def _refusing(method: str) -> Any:
-    def refuse(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        message = f"{method} is not served by dermserve.modelserver, the local stand-in for TensorFlow Serving"
-        return context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{message}; use Predict, or the real server")
-
-    return refuse
-
-
-class Services:
-    """PredictionService and ModelService; `most` calls are in flight at once, and those on tf.Example are refused."""
-
-    def __init__(self, manager: Manager, *, most: int) -> None:
-        self._manager = manager
-        self.slots = threading.Semaphore(most)
-
-    Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
-
-    @_answering
-    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
-        """Run a signature."""
-        response = protos.predict_pb2.PredictResponse()
+    def _predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+        response = serving_pb2.PredictResponse()
         with self._borrow(request, into=response) as session:
             predict(session, request, timeout_ms=_timeout_ms(context), into=response)
         return response
 
-    @_answering
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def _metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return the signatures of a version."""
         _check_spec(request)
         if not request.metadata_field:
@@ -148,10 +142,11 @@ class Services:
         for field in request.metadata_field:
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
-        response = protos.get_model_metadata_pb2.GetModelMetadataResponse()
+        response = serving_pb2.GetModelMetadataResponse()
         with self._borrow(request, into=response) as session:
-            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=session.signatures)
-        response.metadata["signature_def"].Pack(signatures)
+            signatures = session_pb2.SignatureDefMap(signature_def=session.signatures)
+        response.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+        response.metadata["signature_def"].value = signatures.SerializeToString()
         return response
 
     @contextlib.contextmanager
@@ -162,8 +157,7 @@ class Services:
             into.model_spec.name, into.model_spec.version.value = request.model_spec.name, version
             yield session
 
-    @_answering
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def _status(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Return the state of one version, or of all that were ever managed, the highest first. Labels are ignored."""
         _check_spec(request)
         spec = request.model_spec
@@ -172,26 +166,30 @@ class Services:
         if not versions:
             which = "any versions" if wanted is None else f"version {wanted}"
             raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
-        response = protos.get_model_status_pb2.GetModelStatusResponse()
+        response = serving_pb2.GetModelStatusResponse()
         for one in versions:
-            status = response.model_version_status.add(version=one.number, state=int(one.state)).status
+            status = response.model_version_status.add(version=one.number, state=one.state).status
             status.SetInParent()
             if one.error:
                 status.error_code, status.error_message = one.error.code.value[0], one.error.message
         return response
 
-    @_answering
-    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+    def _reload(self, request: Any, context: grpc.ServicerContext) -> Any:
         """Serve another list of models. Of the requested metrics only the number of loads is counted."""
         if request.config.WhichOneof("config") != "model_config_list":
             what = "ServerModelConfig type not supported by HandleReloadConfigRequest"
             raise invalid_argument(f"{what}. Only ModelConfigList is currently supported")
         loaded = self._manager.reload(request.config.model_config_list)
-        response = protos.model_management_pb2.ReloadConfigResponse()
+        response = management_pb2.ReloadConfigResponse()
         response.status.SetInParent()
         for name in sorted(set(request.metric_names)):
             response.metric.add(name=name, int64_value_increase=loaded if name == _READ_COUNT else 0)
         return response
+
+
+def _refuse(request: Any, context: grpc.ServicerContext) -> Any:
+    what = "calls on tf.Example are not served by dermserve.modelserver, the local stand-in for TensorFlow Serving"
+    return context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{what}; use Predict, or the real server")
 
 
 def _check_spec(request: Any) -> None:

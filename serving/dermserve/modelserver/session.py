@@ -7,7 +7,9 @@ loader gives others. ctypes releases the interpreter lock during a call, so call
 import contextlib
 import ctypes
 import functools
+import importlib.util
 import math
+import os
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +21,16 @@ import grpc
 import numpy as np
 
 from dermserve.modelserver.errors import CODES, ServingError, invalid_argument
-from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, tensorflow_directory, types_pb2
+from dermserve.tfserving.v1 import session_pb2, tensor_pb2
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
 _MAX_ELEMENTS = 2**29  # TensorFlow Serving fills any size, even terabytes, for a message of twenty bytes.
 _FIELDS = {
-    types_pb2.DT_FLOAT: ("<f4", "float_val"),
-    types_pb2.DT_DOUBLE: ("<f8", "double_val"),
-    types_pb2.DT_UINT8: ("u1", "int_val"),
-    types_pb2.DT_INT32: ("<i4", "int_val"),
-    types_pb2.DT_INT64: ("<i8", "int64_val"),
+    tensor_pb2.DATA_TYPE_FLOAT: ("<f4", "float_val"),
+    tensor_pb2.DATA_TYPE_DOUBLE: ("<f8", "double_val"),
+    tensor_pb2.DATA_TYPE_UINT8: ("u1", "int_val"),
+    tensor_pb2.DATA_TYPE_INT32: ("<i4", "int_val"),
+    tensor_pb2.DATA_TYPE_INT64: ("<i8", "int64_val"),
 }
 """For each dtype but strings the layout of its elements in memory, and the field of TensorProto that carries them."""
 
@@ -48,7 +50,6 @@ class Output(ctypes.Structure):
 _BUFFER = POINTER(Buffer)
 _NAMED_TENSORS = (POINTER(Output), POINTER(c_void_p), c_int)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
-    "TF_Version": (c_char_p, []),
     "TF_NewStatus": (c_void_p, []),
     "TF_GetCode": (c_int, [c_void_p]),
     "TF_Message": (c_char_p, [c_void_p]),
@@ -82,23 +83,26 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 """Result and arguments of each function that is used."""
 
 
+def _tensorflow_directory() -> Path:
+    """Find the installed TensorFlow without importing it. Raises ModuleNotFoundError: it is not installed."""
+    spec = importlib.util.find_spec("tensorflow")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the model server needs TensorFlow: pip install '.[local]' in a clone")
+    return Path(spec.submodule_search_locations[0])
+
+
 @functools.cache
 def library() -> Any:
     """Load the C library once (0.3 to 0.5 s) and declare the functions used."""
     suffix = ".2.dylib" if sys.platform == "darwin" else ".so.2"
     names = [f"libtensorflow_framework{suffix}", f"libtensorflow_cc{suffix}"]
-    directory = tensorflow_directory()
+    directory = _tensorflow_directory()
     # Without RTLD_GLOBAL: the library contains its own OpenSSL, on which Python's hashlib would crash.
     loaded = [ctypes.CDLL(str(directory / name)) for name in names][-1]
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
-
-
-def tensorflow_version() -> str:
-    """Return TensorFlow's version."""
-    return str(library().TF_Version().decode())
 
 
 @contextlib.contextmanager
@@ -149,7 +153,7 @@ def parse(proto: Any, *, alias: str) -> Tensor:
     if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
         raise invalid_argument(f"tensor parsing error: {alias}")
     tf = library()
-    tensor = Tensor(tf.TF_AllocateTensor(types_pb2.DT_FLOAT, None, 0, 4))
+    tensor = Tensor(tf.TF_AllocateTensor(tensor_pb2.DATA_TYPE_FLOAT, None, 0, 4))
     serialized = proto.SerializeToString()
     try:
         with checked_status() as status:
@@ -165,12 +169,12 @@ def render(tensor: Tensor, *, into: Any) -> None:
     into.tensor_shape.SetInParent()
     for size in tensor.shape:
         into.tensor_shape.dim.add().size = size
-    if into.dtype == types_pb2.DT_STRING:
+    if into.dtype == tensor_pb2.DATA_TYPE_STRING:
         into.string_val.extend(tensor.strings())
         return
     if into.dtype not in _FIELDS:
-        kind = types_pb2.DataType.Name(into.dtype)
-        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"this local stand-in can't answer a tensor of {kind}")
+        what = f"this local stand-in can't answer a tensor of dtype {into.dtype}"
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"{what} (tensorflow/core/framework/types.proto)")
     layout, field = _FIELDS[into.dtype]
     getattr(into, field).extend(np.frombuffer(tensor.content(), layout).tolist())
 
@@ -194,7 +198,7 @@ class Session:
         tensors = (c_void_p * len(feeds))(*[tensor.handle for tensor in feeds.values()])
         outputs = (Output * len(fetches))(*[self._output(name) for name in fetches])
         results = (c_void_p * len(fetches))()
-        options = config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
+        options = session_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
         with checked_status() as status:
             library().TF_SessionRun(
                 *(self._session, byref(buffer_of(options)), inputs, tensors, len(feeds)),
@@ -218,13 +222,13 @@ def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[s
     try:
         with checked_status() as status:
             tf.TF_SetConfig(options, serialized, len(serialized), status)
-        where = str(path).encode()
+        where = os.fsencode(path)
         with checked_status() as status:
             session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
         content = meta_graph.contents
-        whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
+        whole = session_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
         # Copy only the signatures: the graph beside them is as large as the model.
-        return c_void_p(session), dict(meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def).signature_def)
+        return c_void_p(session), dict(session_pb2.MetaGraphDef(signature_def=whole.signature_def).signature_def)
     finally:
         tf.TF_DeleteBuffer(meta_graph)
         tf.TF_DeleteSessionOptions(options)

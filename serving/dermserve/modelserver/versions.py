@@ -1,6 +1,5 @@
 """Rules over a snapshot: models.config, versions to serve, what to load or unload next, where a label may point."""
 
-import enum
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import text_format
 
 from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, not_found
-from dermserve.modelserver.protos import model_server_config_pb2
+from dermserve.tfserving.v1 import management_pb2
+from dermserve.tfserving.v1.serving_pb2 import ModelVersionStatus as Status
 
 if TYPE_CHECKING:
     from dermserve.modelserver.session import Session
@@ -22,16 +22,6 @@ _logger = logging.getLogger(__name__)
 _INT64 = range(-(2**63), 2**63)
 
 
-class State(enum.IntEnum):
-    """A version's state as GetModelStatus reports it; the numbers are those on the wire."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
 @dataclass(eq=False)
 class Version:
     """One version that is or was managed. The manager's lock guards it."""
@@ -39,7 +29,7 @@ class Version:
     model: str
     number: int
     path: Path
-    state: State = State.START
+    state: Status.State = Status.STATE_START
     aspired: bool = True  # one that has ENDed and is aspired failed to load, and is not tried again
     error: ServingError | None = None
     failures: int = 0  # attempts to load it
@@ -79,7 +69,7 @@ def find_versions(model: Any) -> dict[int, Path]:
     base = Path(model.base_path)
     try:
         versions = index_versions(child.name for child in base.iterdir())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path can be called so, at least in this locale
         why = not_found(f"{model.base_path} not found") if isinstance(error, FileNotFoundError) else error
         where = f"{model.base_path} for servable {model.name}"
         raise invalid_argument(f"Could not find base path {where} with error {why}") from error
@@ -95,11 +85,11 @@ def next_change(versions: Sequence[Version]) -> Version | None:
     are AVAILABLE. Otherwise the highest aspired version at START is loaded.
     """
     aspired = [one for one in versions if one.aspired]
-    surplus = [one for one in versions if one.state is State.AVAILABLE and not one.aspired]
-    replaced = not aspired or any(one.state is State.AVAILABLE for one in aspired)
+    surplus = [one for one in versions if one.state == Status.STATE_AVAILABLE and not one.aspired]
+    replaced = not aspired or any(one.state == Status.STATE_AVAILABLE for one in aspired)
     if surplus and (replaced or len(surplus) > 1):
         return min(surplus, key=lambda one: one.number)
-    new = [one for one in aspired if one.state is State.START]
+    new = [one for one in aspired if one.state == Status.STATE_START]
     return max(new, key=lambda one: one.number, default=None)
 
 
@@ -110,35 +100,33 @@ def settled(versions: Iterable[Version]) -> Version | None:
     """
     aspired = sorted((one for one in versions if one.aspired), key=lambda one: -one.number)
     hopeful = next((one for one in aspired if not one.failures), None)
-    if hopeful is None and all(one.state is State.END for one in aspired):
+    if hopeful is None and all(one.state == Status.STATE_END for one in aspired):
         return aspired[0] if aspired else None
-    return hopeful if hopeful and hopeful.state is State.AVAILABLE else None
+    return hopeful if hopeful and hopeful.state == Status.STATE_AVAILABLE else None
 
 
-def forbidden_label(
-    wanted: Mapping[str, int], *, current: Mapping[str, int], available: set[int], allow_unavailable: bool
-) -> int | None:
-    """Return the version that a label may not point to yet, or None when all labels may be set.
+def check_labels(model: Any, *, current: Mapping[str, int], available: set[int], allow_unavailable: bool) -> None:
+    """Raise FAILED_PRECONDITION where a label of a ModelConfig may not point to its version yet.
 
     Rule: a label may only point to a version that is AVAILABLE. With `allow_unavailable` a label that is new, or stays
     where it is, may point anywhere; one that moves may not.
     """
-    for label, version in wanted.items():
+    for label, version in model.version_labels.items():
         free = allow_unavailable and current.get(label, version) == version
         if not free and version not in available:
-            return version
-    return None
+            asked = f"Request to assign label to version {version} of model {model.name}"
+            raise failed_precondition(f"{asked}, which is not currently available for inference")
 
 
 def read_models(path: Path) -> Any:
     """Read the ModelConfigList out of a ModelServerConfig in text format."""
-    config = model_server_config_pb2.ModelServerConfig()
+    config = management_pb2.ModelServerConfig()
     try:
         text_format.Parse(path.read_text("utf-8"), config)
     except OSError as error:
         raise not_found(f"{path}; {error.strerror}") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        _logger.error("Error parsing text-format %s: %s", config.DESCRIPTOR.full_name, error)
+        _logger.error("Error parsing text-format tensorflow.serving.ModelServerConfig: %s", error)
         raise invalid_argument(f"Invalid protobuf file: '{path}'") from error
     if config.WhichOneof("config") == "custom_model_config":
         raise failed_precondition("custom_model_config is not served by this stand-in; use model_config_list")
@@ -148,7 +136,7 @@ def read_models(path: Path) -> Any:
 def list_models(**base_paths: str) -> Any:
     """Build a ModelConfigList from names and base paths."""
     entries = [{"name": name, "base_path": base, "model_platform": _PLATFORM} for name, base in base_paths.items()]
-    return model_server_config_pb2.ModelConfigList(config=entries)
+    return management_pb2.ModelConfigList(config=entries)
 
 
 def check_models(models: Any, *, before: Any) -> None:
@@ -180,7 +168,7 @@ def check_platforms(models: Any) -> None:
 def _platform_of(model: Any) -> str:
     if model.model_platform:
         return str(model.model_platform)
-    if model.model_type == model_server_config_pb2.TENSORFLOW:
+    if model.model_type == management_pb2.TENSORFLOW:
         return _PLATFORM
     either = "neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform"
     raise invalid_argument(f"Illegal setting {either}, model name is {model.name}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dermserve.contract import CardError, parse_card
 from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, StoreError
-from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, check_folder, read_records
+from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, problems, read_records
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Server, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
@@ -51,10 +51,10 @@ def verify_files(
             try:
                 _read(store, name, one, MANIFEST)
                 with store.opened(name, one) as folder:
-                    for what, problem in check_folder(folder, public_key, model=name, where=where):
-                        yield Check("", f"{what} of {where}", problem)
+                    problem = "; ".join(problems(folder, public_key, model=name, where=where))
             except StoreError as error:
-                yield Check("", f"files of {where}", str(error))
+                problem = str(error)
+            yield Check("", f"files {'and signature ' * bool(public_key)}of {where}", problem)
 
 
 def verify_answers(store: Store, servers: Sequence[Server], model: str, version: int) -> Iterator[Check]:

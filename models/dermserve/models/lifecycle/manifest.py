@@ -71,18 +71,17 @@ def changes(folder: Path, manifest: Manifest) -> list[str]:
     ]
 
 
-def check_folder(folder: Path, public_key: Path | None, *, model: str, where: str) -> Iterator[tuple[str, str]]:
-    """Compare a version with its manifest, and, with a key, its signature; give what was checked, and the problem."""
+def problems(folder: Path, public_key: Path | None, *, model: str, where: str) -> list[str]:
+    """Compare a version with its manifest, if it has one, and, with a key, its signature; return what is wrong."""
+    found = []
     if (file := folder / MANIFEST).exists():
-        manifest = parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}")
-        yield "files", "; ".join(changes(folder, manifest))
+        found = changes(folder, parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}"))
     if public_key is not None:
-        problem = ""
         try:
             check_signature(folder, public_key, model=model, where=where)
         except SignatureError as error:
-            problem = str(error)
-        yield "signature", problem
+            found.append(str(error))
+    return found
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dermserve.models.lifecycle.errors import LifecycleError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
-from dermserve.models.lifecycle.manifest import MANIFEST, check_folder
+from dermserve.models.lifecycle.manifest import MANIFEST, problems
 from dermserve.models.lifecycle.rollout import Intent, Served, change, recover
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore, Store, entries, known_version, manifest_of, new_entry
@@ -104,14 +104,14 @@ def pull(
         if latest is not None:
             wanted = sorted({*wanted[-latest:], *ServerConfig.parse(files[CONFIG] or "").needed(model)} & {*wanted})
         for version in wanted:
-            check = functools.partial(check_folder, model=model, where=f"{store.base}/{model}/{version}")
+            check = functools.partial(problems, model=model, where=f"{store.base}/{model}/{version}")
             manifest = store.read(model, version, MANIFEST)
             same = version in target.versions(model) and target.read(model, version, MANIFEST) == manifest
-            if same and not any(problem for _, problem in check(target.version_folder(model, version), public_key)):
+            if same and not check(target.version_folder(model, version), public_key):
                 continue
             with target.staged(model) as folder:
                 store.fetch(model, version, folder)
-                if wrong := [problem for _, problem in check(folder, public_key) if problem]:
+                if wrong := check(folder, public_key):
                     raise StoreError(f"{store.base}/{model}/{version}: {'; '.join(wrong)}")
                 target.replace(folder, model, version)
             yield model, version
@@ -166,5 +166,6 @@ def _move(
 
 
 def _served(desk: Desk, model: str) -> Served:
-    config = desk.read_config()
-    return Served(config.labels(model), config.pins(model), desk.read_shares().get(model, 0.0))
+    config, share = desk.read_config(), desk.read_shares().get(model, 0.0)
+    pins = config.pins(model)
+    return Served(config.labels(model), pins, share, "" if pins else config.policy(model))

@@ -27,12 +27,16 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
+def as_text(data: bytes | None, *, where: str) -> str | None:
+    """Decode a file of a store, if there is one; a StoreError if it is no text."""
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{where} can't be understood: {error}") from error
+
+
 class _AbsentError(StoreError):
     """There is no such object, or no such bucket."""
-
-
-class _LockLostError(StoreError):
-    """Another command may hold the lock now."""
 
 
 class ObjectStore:
@@ -75,7 +79,8 @@ class ObjectStore:
         if not (staging / MANIFEST).is_file():
             raise StoreError(f"{staging} has no {MANIFEST}, without which {self.base} would not list it")
         used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
-        number = self._create_next(".claims", model, text=socket.gethostname(), above=max(used, default=0))
+        claim = f"{socket.gethostname()} {secrets.token_hex(4)}"
+        number = self._create_next(".claims", model, text=claim, above=max(used, default=0))
         folder = self._path(model, str(number))
         names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
         try:
@@ -112,8 +117,7 @@ class ObjectStore:
         self._call(self._files.rm, folder, recursive=True)
 
     def read_text(self, name: str) -> str | None:
-        data = self._get(self._path(name))
-        return None if data is None else data.decode(errors="replace")
+        return as_text(self._get(self._path(name)), where=f"{self.base}/{name}")
 
     def write_text(self, name: str, text: str) -> None:
         # A put is whole or nothing.
@@ -136,35 +140,44 @@ class ObjectStore:
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
         until, now = time.monotonic() + wait, datetime.datetime.now(datetime.UTC)
         mine = f"{socket.gethostname()}, process {os.getpid()}, {now:%Y-%m-%d %H:%M}Z ({secrets.token_hex(4)})"
-        while True:
-            with contextlib.suppress(FileExistsError):
-                self._call(self._files.pipe_file, self._path(".lock"), mine.encode(), mode="create")
-                break
-            if time.monotonic() >= until and (holder := self.read_text(".lock")):  # which may be a killed command
-                told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
-                raise StoreError(told)
-            time.sleep(0.5)
         self._lock = mine
         try:
+            while not self._create(self._path(".lock"), mine):
+                if time.monotonic() >= until and (holder := self.read_text(".lock")):  # which may be a killed command
+                    told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
+                    raise StoreError(told)
+                time.sleep(0.5)
             yield
         finally:
-            with contextlib.suppress(_LockLostError):
-                self.remove_text(".lock")
             self._lock = None
+            if self.read_text(".lock") == mine:
+                self.remove_text(".lock")
 
     def _check_lock(self) -> None:
         """Stop a command whose lock somebody took for that of a dead one."""
         if self._lock is not None and self.read_text(".lock") != self._lock:
-            raise _LockLostError(f"{self.base}/.lock was deleted while this command held it: nothing more was changed")
+            raise StoreError(f"{self.base}/.lock was deleted while this command held it: nothing more was changed")
 
     def _create_next(self, *prefix: str, text: str, above: int = 0) -> int:
         """Create an object under a new number, higher than all used ones; return the number."""
         number = max([above, *(int(key) for key in self._keys(*prefix) if is_version(key))]) + 1
-        while True:
-            with contextlib.suppress(FileExistsError):
-                self._call(self._files.pipe_file, self._path(*prefix, f"{number:012}"), text.encode(), mode="create")
-                return number
+        while not self._create(self._path(*prefix, f"{number:012}"), text):
             number += 1
+        return number
+
+    def _create(self, path: str, text: str) -> bool:
+        """Create an object, unless there is one; return whether it is this one, by its text, which is like no other.
+
+        An attempt whose answer was lost may have created it, and then the next one finds it.
+        """
+        try:
+            self._call(self._files.pipe_file, path, text.encode(), mode="create")
+        except FileExistsError:
+            pass
+        except StoreError:
+            if self._get(path) is None:
+                raise
+        return self._get(path) == text.encode()
 
     def _get(self, path: str) -> bytes | None:
         try:

@@ -142,6 +142,8 @@ def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], An
                 how = {name: given.pop(name) for name in ("config_map", "public_key", "timeout") if name in given}
                 with asked as servers:
                     return command(desk=Desk(store=open_store(base), servers=servers, say=say, **how), **given)
+            except BrokenPipeError:  # whoever reads the output has gone: click ends without a word
+                raise
             except OSError as error:
                 raise click.ClickException(str(error)) from error
 

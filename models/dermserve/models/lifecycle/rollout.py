@@ -28,13 +28,15 @@ class Served:
     pins: list[int] = field(default_factory=list)  # the versions that servers load; with none, they follow the newest
     share: float = 0.0  # the canary's share of the requests without version and label
 
+    policy: str = ""  # without pins: the rule in models.config by which servers choose, if it is not the newest
+
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Write this into a model's entry."""
-        return config.changed(model, labels=self.labels, pins=self.pins)
+        return config.changed(model, labels=self.labels, pins=self.pins, policy=self.policy)
 
     def __str__(self) -> str:
         told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
-        return ", ".join(told) + f" ({self.share:g})" * bool(self.share) or "the newest"
+        return ", ".join(told) + f" ({self.share:g})" * bool(self.share) or self.policy or "the newest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ class ServerConfig:
             raise StoreError(f"{where} can't be understood: {error}") from error
         if config.HasField("custom_model_config"):
             raise StoreError(f"{where} has a custom_model_config, not a model_config_list")
+        names = [model.name for model in config.model_config_list.config]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StoreError(f"{where} lists {', '.join(twice)} twice")
         return cls(config.model_config_list.config)
 
     def render(self) -> str:
@@ -63,10 +66,19 @@ class ServerConfig:
         """The versions that are labelled or pinned; none of a model that is not listed."""
         return {*self.labels(model).values(), *self.pins(model)} if model in self._models else set()
 
+    def policy(self, model: str) -> str:
+        """Text of the rule by which versions are chosen; empty for the default."""
+        return text_format.MessageToString(self._entry(model).model_version_policy, as_one_line=True)
+
     def changed(
-        self, model: str, *, labels: Mapping[str, int] | None = None, pins: Iterable[int] | None = None
+        self,
+        model: str,
+        *,
+        labels: Mapping[str, int] | None = None,
+        pins: Iterable[int] | None = None,
+        policy: str = "",
     ) -> "ServerConfig":
-        """Replace a model's labels, or its pins, or both; with no pins at all the server follows the latest version."""
+        """Replace a model's labels, or its pins, or both; with no pins at all `policy` chooses."""
         entry = management_pb2.ModelConfig()
         entry.CopyFrom(self._entry(model))
         if labels is not None:
@@ -76,6 +88,8 @@ class ServerConfig:
             entry.ClearField("model_version_policy")
             if versions := sorted(set(pins)):
                 entry.model_version_policy.specific.versions.extend(versions)
+            elif policy:
+                text_format.Parse(policy, entry.model_version_policy)
         return ServerConfig((self._models | {model: entry}).values())
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":
@@ -130,7 +144,7 @@ class ConfigMap:
         command = ["kubectl", verb, "configmap", self.name, f"--namespace={self.namespace}", *flags]
         try:
             done = subprocess.run(  # noqa: S603 - names were checked, and no shell reads them
-                command, capture_output=True, text=True, check=False, timeout=_KUBECTL
+                command, capture_output=True, encoding="utf-8", check=False, timeout=_KUBECTL
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StoreError(f"{self.base} needs kubectl: {error}") from error

@@ -2,10 +2,11 @@
 
 import contextlib
 import ipaddress
+import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,15 +16,20 @@ from google.protobuf.message import Message
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
 
+# TensorFlow Serving refuses any call while as many are in flight as it has threads for (--grpc_max_threads).
+_BUSY = {
+    "maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+}  # fmt: skip
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _BUSY}]})),
 ]
 _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
 _M = TypeVar("_M", bound=Message)
-_PAUSE = 0.1
 _SETTLE = 5.0  # seconds for which a version may still show the error of an earlier attempt
 
 
@@ -84,7 +90,7 @@ class Server:
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds passed."""
-        for waited in _looks(timeout):
+        for waited in looks(timeout):
             states = {state.version: state for state in self.states(model)}
             lacking = sorted(v for v in versions if v not in states or states[v].state != _AVAILABLE)
             if not lacking:
@@ -99,7 +105,7 @@ class Server:
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels point to their versions, or, with None, to none; a ServerError after `timeout` seconds."""
-        for _ in _looks(timeout):
+        for _ in looks(timeout):
             if not (wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}):
                 return
         what = f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)}"
@@ -107,7 +113,7 @@ class Server:
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until no other versions are loaded, at most `timeout` seconds."""
-        for _ in _looks(timeout):
+        for _ in looks(timeout):
             if all(state.version in versions or state.state == _END for state in self.states(model)):
                 return
 
@@ -141,7 +147,8 @@ def connected(
     """Connect to model servers for a block, to each address of a name; `tls_name` replaces a name's host in TLS."""
     with contextlib.ExitStack() as opened:
         servers = []
-        hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
+        plain = [name.removeprefix("dns:///") for name in names]  # the gateway's setting may have it
+        hosts = {address: name.rpartition(":")[0] for name in plain for address in every_address(name)}
         for address, host in hosts.items():
             if tls:
                 named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls_name or host)]
@@ -152,11 +159,11 @@ def connected(
         yield servers
 
 
-def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
+def every_address(address: str) -> list[str]:
     """Return all addresses of a HOST:PORT's DNS name; one of this machine, or one that is unknown, as it is."""
     host, _, port = address.rpartition(":")
     try:
-        found = resolve(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return [address]
     hosts = list(dict.fromkeys(ipaddress.ip_address(one[4][0]) for one in found))
@@ -165,12 +172,12 @@ def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddri
     return [f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}" for one in hosts]
 
 
-def _looks(timeout: float) -> Iterator[float]:
+def looks(timeout: float, *, pause: float = 0.1) -> Iterator[float]:
     """Give the seconds that went by, again and again with a pause between, until `timeout` is over."""
     started, waited = time.monotonic(), 0.0
     while waited <= timeout:
         yield waited
-        time.sleep(_PAUSE)
+        time.sleep(pause)
         waited = time.monotonic() - started
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import functools
 import getpass
 import json
 import os
@@ -11,16 +10,17 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import portalocker
 
 from dermserve.models.durable import sync, sync_tree, write_durably
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
-from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
+from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, as_text, is_version
 
 _AUDIT = "audit.jsonl"
+_SERVED = {"labels", "pins", "share"}  # of the ends of a move
 Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
@@ -59,16 +59,18 @@ class LocalStore:
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[Path]:
         """Make a temporary folder for a version, which no server sees, for a block; remove those of killed commands."""
-        self.folder.mkdir(parents=True, exist_ok=True)  # on the store's file system, for the rename
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The model's folder may be on a disk of its own; a version is renamed into it.
+        place = folder if (folder := self.folder / model).is_dir() else self.folder
         # The lock of a folder that a command writes is free once the command has ended or was killed.
-        lock = functools.partial(portalocker.Lock, timeout=0, fail_when_locked=True)
-        for left in self.folder.glob(".staging-*"):
-            with contextlib.suppress(portalocker.LockException, OSError):  # OSError: its command is removing it
+        for left in (left for folder in {self.folder, place} for left in folder.glob(".staging-*")):
+            # OSError: its command is removing it.
+            with contextlib.suppress(portalocker.AlreadyLocked, StoreError, OSError):
                 if any(left.glob("*/*")):  # an empty folder may be new and not locked yet
-                    with lock(left / "lock"):
+                    with locked_file(left / "lock"):
                         shutil.rmtree(left, ignore_errors=True)
-        made = tempfile.TemporaryDirectory(prefix=f".staging-{model}-", dir=self.folder, ignore_cleanup_errors=True)
-        with made as scratch, lock(Path(scratch, "lock")):
+        made = tempfile.TemporaryDirectory(prefix=f".staging-{model}-", dir=place, ignore_cleanup_errors=True)
+        with made as scratch, locked_file(Path(scratch, "lock")):
             folder = Path(scratch, "version")
             folder.mkdir()
             yield folder
@@ -126,11 +128,10 @@ class LocalStore:
 
     def read_text(self, name: str) -> str | None:
         """Read a small file at the top of the store, if there is one of that name."""
-        file = self.folder / name
-        try:
-            return file.read_text(encoding="utf-8") if file.exists() else None
-        except UnicodeDecodeError as error:
-            raise StoreError(f"{file} can't be understood: {error}") from error
+        data = None
+        with contextlib.suppress(FileNotFoundError):
+            data = (self.folder / name).read_bytes()
+        return as_text(data, where=f"{self.base}/{name}")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file at the top of the store, whole or not at all."""
@@ -145,7 +146,7 @@ class LocalStore:
     def append_audit(self, line: str) -> None:
         """Add a line to the audit log; lines are only ever added."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with portalocker.Lock(self.folder / _AUDIT, "a+b", timeout=LOCK_SECONDS) as file:
+        with locked_file(self.folder / _AUDIT, wait=LOCK_SECONDS) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)  # a line that a full disk or a power failure cut off
             file.write(f"{line}\n".encode())
@@ -161,10 +162,27 @@ class LocalStore:
         """Lock the store against other changes for a block; a StoreError if that takes longer than `wait` seconds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=0.1):
+            with locked_file(self.folder / ".lock", wait=wait):
                 yield
-        except portalocker.LockException as error:
+        except portalocker.AlreadyLocked as error:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
+
+
+@contextlib.contextmanager
+def locked_file(file: Path, *, wait: float = 0.0) -> Iterator[IO[bytes]]:
+    """Open a file, which is made if it is absent, and lock it for a block.
+
+    Raises portalocker.AlreadyLocked after `wait` seconds, and StoreError where the file system has no locks.
+    """
+    lock = portalocker.Lock(file, "a+b", timeout=wait, check_interval=0.1)
+    try:
+        lock.acquire()
+    except portalocker.AlreadyLocked:
+        raise
+    except portalocker.LockException as error:
+        raise StoreError(f"{file} can't be locked, as a store needs: {error.__cause__}") from error
+    with lock as opened:
+        yield opened
 
 
 Store: TypeAlias = LocalStore | ObjectStore
@@ -215,7 +233,8 @@ def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
             entry: Entry = json.loads(line)
             valid = {"when", "who", "what", "model", "from", "to"} <= entry.keys()
             if entry["what"] not in {"publish", "retire"}:
-                valid = valid and all(end.keys() == {"labels", "pins", "share"} for end in (entry["from"], entry["to"]))
+                ends = (entry["from"].keys(), entry["to"].keys())
+                valid = valid and all(_SERVED <= end <= {*_SERVED, "policy"} for end in ends)
         except (ValueError, KeyError, TypeError, AttributeError):
             valid = False
         if not valid:

@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from dermserve.models.lifecycle.errors import NoServerError
-from dermserve.models.lifecycle.servers import every_address
+from dermserve.models.lifecycle.servers import every_address, looks
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
-_Key = tuple[str, str, str]  # series, label or result, and end of a request
+_Key = tuple[str, frozenset[tuple[str, str]]]  # series and labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +87,15 @@ class Gateways:
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
         """Wait until all gateways use a canary's share; return their number. A NoServerError names one that doesn't."""
-        until = time.monotonic() + timeout
-        while True:
+        for _ in looks(timeout, pause=_PAUSE):
             seen = {address: self._share(address, model) for address in self._addresses()}
             others = [(address, found) for address, found in seen.items() if found != share]
             if not others:
                 return len(seen)
-            if time.monotonic() >= until:
-                address, found = others[0]
-                what = f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
-                shown = "shows none" if found is None else f"has {found}"
-                raise NoServerError(f"{what} {shown}; do they read canary.toml (canary_file)?")
-            time.sleep(_PAUSE)
+        address, found = others[0]
+        what = f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
+        shown = "shows none" if found is None else f"has {found}"
+        raise NoServerError(f"{what} {shown}; do they read canary.toml (canary_file)?")
 
     def watch(self, model: str, *, seconds: float, limits: Limits) -> tuple[Report, list[str]]:
         """Watch a canary until a limit is exceeded or time is over; return report and problems."""
@@ -134,12 +131,7 @@ class Gateways:
         return next((sample.value for sample in samples if sample.name == f"{_PREFIX}share"), None)
 
     def _counts(self, address: str, model: str) -> dict[_Key, float]:
-        found = {}
-        for name, of, value, *_ in self._samples(address, model):
-            if not name.endswith(("_bucket", "_share")):
-                who = of.get("label") or of.get("result", "")
-                found[name.removeprefix(_PREFIX), who, of.get("ended", "")] = value
-        return found
+        return {(one.name, frozenset(one.labels.items())): one.value for one in self._samples(address, model)}
 
     def _samples(self, address: str, model: str) -> list[Sample]:
         samples = read_metrics(f"http://{address}/metrics")
@@ -147,12 +139,16 @@ class Gateways:
 
 
 def _report(totals: Mapping[_Key, float]) -> Report:
+    def total(name: str, **labels: str) -> float:
+        series = f"{_PREFIX}{name}"
+        return sum(value for key, value in totals.items() if key[0] == series and labels.items() <= key[1])
+
     requests, failed, mean_seconds = {}, {}, {}
     for label in ("stable", "canary"):
-        failed[label] = int(totals["requests_total", label, "failed"])
-        requests[label] = failed[label] + int(totals["requests_total", label, "ok"])
-        answered = max(1.0, totals["request_duration_seconds_count", label, ""])
-        mean_seconds[label] = round(totals["request_duration_seconds_sum", label, ""] / answered, 4)
-    differed, agreed = (int(totals["comparisons_total", result, ""]) for result in ("differed", "agreed"))
+        failed[label] = int(total("requests_total", label=label, ended="failed"))
+        requests[label] = failed[label] + int(total("requests_total", label=label, ended="ok"))
+        answered = max(1.0, total("request_duration_seconds_count", label=label))
+        mean_seconds[label] = round(total("request_duration_seconds_sum", label=label) / answered, 4)
+    differed, agreed = (int(total("comparisons_total", result=result)) for result in ("differed", "agreed"))
     compared = agreed + differed
     return Report(requests=requests, failed=failed, mean_seconds=mean_seconds, compared=compared, differed=differed)

@@ -26,7 +26,7 @@ from dermserve.tfserving.v1 import serving_pb2 as dermserve_dot_tfserving_dot_v1
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dermserve/tfserving/v1/management.proto\x12\x16\x64\x65rmserve.tfserving.v1\x1a$dermserve/tfserving/v1/serving.proto\x1a\x19google/protobuf/any.proto\"\xc3\x02\n\x15ServableVersionPolicy\x12\x46\n\x06latest\x18\x64 \x01(\x0b\x32\x34.dermserve.tfserving.v1.ServableVersionPolicy.LatestH\x00\x12@\n\x03\x61ll\x18\x65 \x01(\x0b\x32\x31.dermserve.tfserving.v1.ServableVersionPolicy.AllH\x00\x12J\n\x08specific\x18\x66 \x01(\x0b\x32\x36.dermserve.tfserving.v1.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"b\n\x15PerTaskSamplingConfig\x12\n\n\x02\x64\x63\x18\x01 \x01(\t\x12\x17\n\ntask_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rsampling_rate\x18\x03 \x01(\x01\x42\r\n\x0b_task_index\"\x8d\x01\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\x12P\n\x19per_task_sampling_configs\x18\x03 \x03(\x0b\x32-.dermserve.tfserving.v1.PerTaskSamplingConfig\x12\x12\n\nattributes\x18\x02 \x01(\x05\"\xcf\x01\n\rLoggingConfig\x12H\n\x14log_collector_config\x18\x01 \x01(\x0b\x32*.dermserve.tfserving.v1.LogCollectorConfig\x12?\n\x0fsampling_config\x18\x02 \x01(\x0b\x32&.dermserve.tfserving.v1.SamplingConfig\x12\x33\n\x15\x63ustom_logging_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\xea\x02\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12K\n\x14model_version_policy\x18\x07 \x01(\x0b\x32-.dermserve.tfserving.v1.ServableVersionPolicy\x12N\n\x0eversion_labels\x18\x08 \x03(\x0b\x32\x36.dermserve.tfserving.v1.ModelConfig.VersionLabelsEntry\x12=\n\x0elogging_config\x18\x06 \x01(\x0b\x32%.dermserve.tfserving.v1.LoggingConfig\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01J\x04\x08\x03\x10\x04R\nmodel_type\"F\n\x0fModelConfigList\x12\x33\n\x06\x63onfig\x18\x01 \x03(\x0b\x32#.dermserve.tfserving.v1.ModelConfig\"\x98\x01\n\x11ModelServerConfig\x12\x44\n\x11model_config_list\x18\x01 \x01(\x0b\x32\'.dermserve.tfserving.v1.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"f\n\x13ReloadConfigRequest\x12\x39\n\x06\x63onfig\x18\x01 \x01(\x0b\x32).dermserve.tfserving.v1.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"{\n\x14ReloadConfigResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.dermserve.tfserving.v1.StatusProto\x12.\n\x06metric\x18\x02 \x03(\x0b\x32\x1e.dermserve.tfserving.v1.Metric\"\x80\x01\n\nPredictLog\x12\x37\n\x07request\x18\x01 \x01(\x0b\x32&.dermserve.tfserving.v1.PredictRequest\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32\'.dermserve.tfserving.v1.PredictResponse\"V\n\rPredictionLog\x12\x39\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\".dermserve.tfserving.v1.PredictLogH\x00\x42\n\n\x08log_typeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'dermserve/tfserving/v1/management.proto\x12\x16\x64\x65rmserve.tfserving.v1\x1a$dermserve/tfserving/v1/serving.proto\x1a\x19google/protobuf/any.proto\"\xc3\x02\n\x15ServableVersionPolicy\x12\x46\n\x06latest\x18\x64 \x01(\x0b\x32\x34.dermserve.tfserving.v1.ServableVersionPolicy.LatestH\x00\x12@\n\x03\x61ll\x18\x65 \x01(\x0b\x32\x31.dermserve.tfserving.v1.ServableVersionPolicy.AllH\x00\x12J\n\x08specific\x18\x66 \x01(\x0b\x32\x36.dermserve.tfserving.v1.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"b\n\x15PerTaskSamplingConfig\x12\n\n\x02\x64\x63\x18\x01 \x01(\t\x12\x17\n\ntask_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rsampling_rate\x18\x03 \x01(\x01\x42\r\n\x0b_task_index\"\x8d\x01\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\x12P\n\x19per_task_sampling_configs\x18\x03 \x03(\x0b\x32-.dermserve.tfserving.v1.PerTaskSamplingConfig\x12\x12\n\nattributes\x18\x02 \x01(\x05\"\xcf\x01\n\rLoggingConfig\x12H\n\x14log_collector_config\x18\x01 \x01(\x0b\x32*.dermserve.tfserving.v1.LogCollectorConfig\x12?\n\x0fsampling_config\x18\x02 \x01(\x0b\x32&.dermserve.tfserving.v1.SamplingConfig\x12\x33\n\x15\x63ustom_logging_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\x8f\x03\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12\x35\n\nmodel_type\x18\x03 \x01(\x0e\x32!.dermserve.tfserving.v1.ModelType\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12K\n\x14model_version_policy\x18\x07 \x01(\x0b\x32-.dermserve.tfserving.v1.ServableVersionPolicy\x12N\n\x0eversion_labels\x18\x08 \x03(\x0b\x32\x36.dermserve.tfserving.v1.ModelConfig.VersionLabelsEntry\x12=\n\x0elogging_config\x18\x06 \x01(\x0b\x32%.dermserve.tfserving.v1.LoggingConfig\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"F\n\x0fModelConfigList\x12\x33\n\x06\x63onfig\x18\x01 \x03(\x0b\x32#.dermserve.tfserving.v1.ModelConfig\"\x98\x01\n\x11ModelServerConfig\x12\x44\n\x11model_config_list\x18\x01 \x01(\x0b\x32\'.dermserve.tfserving.v1.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"f\n\x13ReloadConfigRequest\x12\x39\n\x06\x63onfig\x18\x01 \x01(\x0b\x32).dermserve.tfserving.v1.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"{\n\x14ReloadConfigResponse\x12\x33\n\x06status\x18\x01 \x01(\x0b\x32#.dermserve.tfserving.v1.StatusProto\x12.\n\x06metric\x18\x02 \x03(\x0b\x32\x1e.dermserve.tfserving.v1.Metric\"\x80\x01\n\nPredictLog\x12\x37\n\x07request\x18\x01 \x01(\x0b\x32&.dermserve.tfserving.v1.PredictRequest\x12\x39\n\x08response\x18\x02 \x01(\x0b\x32\'.dermserve.tfserving.v1.PredictResponse\"V\n\rPredictionLog\x12\x39\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\".dermserve.tfserving.v1.PredictLogH\x00\x42\n\n\x08log_type*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._loaded_options = None
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELTYPE']._serialized_start=2124
+  _globals['_MODELTYPE']._serialized_end=2190
   _globals['_SERVABLEVERSIONPOLICY']._serialized_start=133
   _globals['_SERVABLEVERSIONPOLICY']._serialized_end=456
   _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_start=372
@@ -52,21 +54,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGGINGCONFIG']._serialized_start=764
   _globals['_LOGGINGCONFIG']._serialized_end=971
   _globals['_MODELCONFIG']._serialized_start=974
-  _globals['_MODELCONFIG']._serialized_end=1336
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=1266
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1318
-  _globals['_MODELCONFIGLIST']._serialized_start=1338
-  _globals['_MODELCONFIGLIST']._serialized_end=1408
-  _globals['_MODELSERVERCONFIG']._serialized_start=1411
-  _globals['_MODELSERVERCONFIG']._serialized_end=1563
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=1565
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=1667
-  _globals['_METRIC']._serialized_start=1669
-  _globals['_METRIC']._serialized_end=1741
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1743
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1866
-  _globals['_PREDICTLOG']._serialized_start=1869
-  _globals['_PREDICTLOG']._serialized_end=1997
-  _globals['_PREDICTIONLOG']._serialized_start=1999
-  _globals['_PREDICTIONLOG']._serialized_end=2085
+  _globals['_MODELCONFIG']._serialized_end=1373
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=1321
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1373
+  _globals['_MODELCONFIGLIST']._serialized_start=1375
+  _globals['_MODELCONFIGLIST']._serialized_end=1445
+  _globals['_MODELSERVERCONFIG']._serialized_start=1448
+  _globals['_MODELSERVERCONFIG']._serialized_end=1600
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=1602
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1704
+  _globals['_METRIC']._serialized_start=1706
+  _globals['_METRIC']._serialized_end=1778
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1780
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1903
+  _globals['_PREDICTLOG']._serialized_start=1906
+  _globals['_PREDICTLOG']._serialized_end=2034
+  _globals['_PREDICTIONLOG']._serialized_start=2036
+  _globals['_PREDICTIONLOG']._serialized_end=2122
 # @@protoc_insertion_point(module_scope)
