@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
 from dermserve.models.architectures import weights_digest
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
 from dermserve.models.verify import LoadedVersion, png
-from dermserve.tfserving.v1 import management_pb2, tensor_pb2
 
 LABELS = "labels.txt"  # class codes in the order of the probabilities, one a line
 CARD = "card.json"  # the card that `describe` returns; in a version's model.tflite, not in a run's
@@ -67,18 +67,14 @@ def _write(file: Path, model: str, asked: list[_Request], run: LoadedVersion | N
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
         for signature, inputs in asked:
-            log = management_pb2.PredictLog()
+            log = prediction_log_pb2.PredictLog()
             log.request.model_spec.name = model
             log.request.model_spec.signature_name = signature
             for name, value in inputs.items():
-                log.request.inputs[name].CopyFrom(_tensor(value))
+                log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
             for name, value in run(signature, inputs).items() if run else ():
-                log.response.outputs[name].CopyFrom(_tensor(value))
-            writer.write(management_pb2.PredictionLog(predict_log=log).SerializeToString())
-
-
-def _tensor(value: Any) -> tensor_pb2.TensorProto:
-    return tensor_pb2.TensorProto.FromString(tf.make_tensor_proto(value).SerializeToString())
+                log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
 
 
 def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
