@@ -103,8 +103,8 @@ docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
 
-examples: $(VENV)/dev  ## Build and run the examples of clients that this machine has tools for (EXAMPLES=python,node,...)
-	@$(BIN)/python examples/run.py $(if $(EXAMPLES),--only "$(EXAMPLES)")
+examples: $(VENV)/dev  ## Build and run the examples of clients that this machine has tools for (PYTEST_ARGS="-k go")
+	@$(BIN)/python -m pytest tests/examples --verbose $(PYTEST_ARGS)
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
