@@ -44,10 +44,12 @@ def test_what_is_no_picture_is_named_and_counted(run, folder, name):
 
 
 def test_what_macos_and_windows_leave_is_skipped_and_said(run, gateway, folder):
-    _make(folder, "._a.png", ".DS_Store", "Thumbs.db", "deeper/._c.webp")
+    names = ("._a.png", ".DS_Store", "Thumbs.db", "deeper/._c.webp", "a.png:Zone.Identifier", ".Trashes/501/d.jpg",
+             "System Volume Information/WPSettings.dat", "deeper/.AppleDouble/c.webp")  # fmt: skip
+    _make(folder, *names)
     done = run("classify", folder)
     assert done.returncode == 0
-    for name in ("._a.png", ".DS_Store", "Thumbs.db", "notes.txt", "deeper/._c.webp"):
+    for name in ("notes.txt", *names):
         assert f"{folder / name}: skipped: " in done.stderr
     assert len(gateway.requests) == 3
     assert "._a.png: skipped" in run("classify", folder, "--json").stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import os
 import pathlib
 import threading
 
@@ -224,6 +225,16 @@ def test_nothing_is_sent_when_nothing_can_be(gateway, target):
 def test_one_photo_in_place_of_several_is_refused(target, photos):
     with Client(target) as client, pytest.raises(ValueError, match="give a list"):
         client.classify_many(photos, model="m")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_that_has_no_id_is_named_by_its_path_whatever_holds_it(target, kind, tmp_path):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"a photo")
+    with os.scandir(tmp_path) as entries:
+        photos = [str(file), file, *entries]
+    answers = list(several(kind, target, photos))
+    assert [(answer.id, answer.error) for answer in answers] == [(str(file), None)] * 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -26,8 +26,12 @@ _NOTES = frozenset(
     {".aae", ".csv", ".htm", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
 )
 _JUNK = frozenset(
-    {".ds_store", "desktop.ini", "thumbs.db", "ehthumbs.db", ".nomedia", ".localized", ".picasa.ini", "icon\r"}
-)
+    {
+        "$recycle.bin", ".appledouble", ".ds_store", ".fseventsd", ".localized", ".nomedia", ".picasa.ini",
+        ".spotlight-v100", ".trashes", "desktop.ini", "ehthumbs.db", "icon\r", "system volume information", "thumbs.db",
+    }
+)  # fmt: skip
+"""Names of files, and of folders with all that is in them."""
 
 
 @dataclass(slots=True)
@@ -74,7 +78,7 @@ def _read_stdin() -> bytes:
 def _look_into(folder: str, found: Found, own: set[str]) -> None:
     before = len(found.photos) + len(found.refused)
     for path in sorted(_files_in(folder, found)):
-        if what := _companion(path, own):
+        if what := _companion(path, path.removeprefix(folder).lower().split(os.sep), own):
             found.skipped.append((path, what))
         elif why := _refusal(path):
             found.refused.append((path, InvalidPhoto(why, reason="NOT_A_PHOTO")))
@@ -107,12 +111,12 @@ def _files_in(folder: str, found: Found) -> Iterator[str]:
                 folders.append(path)
 
 
-def _companion(path: str, own: set[str]) -> str | None:
-    """Describe a file beside photos that is not a photo; None for other files."""
-    name = os.path.basename(path).lower()
-    if name.startswith("._"):
-        return "what macOS keeps about another file, not a photo"
-    if name in _JUNK:
+def _companion(path: str, parts: list[str], own: set[str]) -> str | None:
+    """Describe a file beside photos that is not a photo, by the `parts` of its path below the folder; else None."""
+    name = parts[-1]
+    if name.startswith("._") or name.endswith(":zone.identifier"):
+        return "what macOS or Windows keeps about another file, not a photo"
+    if not _JUNK.isdisjoint(parts):
         return "what an operating system keeps about a folder, not a photo"
     if pathlib.Path(name).suffix in _NOTES:
         return "notes or metadata, not a photo"

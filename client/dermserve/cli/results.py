@@ -15,6 +15,7 @@ import click
 from dermserve.cli.photos import SUFFIXES, shown
 from dermserve.cli.root import Exit
 from dermserve.client import Answer, DermserveError, Unavailable, render_text
+from dermserve.models.durable import replacing
 
 Row = dict[str, Any]
 
@@ -171,18 +172,12 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     """Write a row an answer, whole or not at all; columns as the answers have them."""
     flat = sorted(map(_flat, rows), key=lambda row: "error_reason" in row)  # failures and their columns last
     columns = list(dict.fromkeys(("file", *(name for row in flat for name in row))))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(flat)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise click.ClickException(f"can't write {path}: {error.strerror or error}") from error
+    with replacing(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(flat)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _flat(row: Row) -> Row:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import os
 import queue
 import threading
 import time
@@ -200,8 +201,10 @@ class Many:
 
     def _answer(self, index: int, item: Item) -> None:
         try:
-            unnamed = str(index) if isinstance(item, bytes) else str(item)
-            name, photo = item if isinstance(item, tuple) else (unnamed, item)
+            if isinstance(item, tuple):
+                name, photo = item
+            else:
+                name, photo = str(index) if isinstance(item, bytes) else os.fspath(item), item
             try:
                 answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
             except DermserveError as error:
