@@ -148,10 +148,13 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
         "        assert answer.views_asked == 10\n"
     )
     # Long enough for a busy machine to answer something.
-    run(*quick(target, "--mix", "resnet50", "--users", "2", "-f", "mine.py", "--run-time", "10s"), cwd=tmp_path)
+    command = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", target, "--headless", "-u", "2", "-t", "10s"]
+    done = subprocess.run(
+        [*command, "-s", "99", "--json"], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300
+    )
     assert {call.tta for call in gateway.requests} == {classifier_pb2.TTA_MODE_FULL}
-    plain = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", target, "--headless", "-u", "1", "-t", "2s"]
-    subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    (stats,) = json.loads(done.stdout)
+    assert (stats["name"], stats["num_requests"]) == ("Classify resnet50 FULL", len(gateway.requests))
 
 
 @pytest.mark.slow
@@ -205,7 +208,7 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
 )
-def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, says):
+def test_what_cannot_be_done_is_said(tmp_path, arguments, code, says):
     (tmp_path / "slo.toml").write_text("[[slo]]\np98 = 3")
     for name in ("a", "b"):
         make_certificate(tmp_path, name)
@@ -215,9 +218,29 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, say
     (tmp_path / "odd" / "folder.jpg").mkdir(parents=True)
     (tmp_path / "odd" / "nowhere.jpg").symlink_to("/nowhere")
     os.mkfifo(tmp_path / "odd" / "pipe.jpg")  # whoever reads one waits for a writer
-    monkeypatch.setattr(drive, "_TELL_MS", 0)  # there is no master to tell
     done = invoke(*arguments, cwd=tmp_path)
     assert (done.exit_code, says in done.stderr) == (code, True), done.output
+
+
+@pytest.mark.parametrize("option", ["--bind", "--web"])
+def test_a_port_that_is_taken_is_said(target, tmp_path, option):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = run(*quick(target, "--expect-workers", "1", option, f"127.0.0.1:{port}"), cwd=tmp_path, code=1)
+    assert done.stderr.startswith(
+        f"Error: port {port} is in use: stop what listens there, or choose another with {option}"
+    )
+
+
+@pytest.mark.slow
+def test_a_test_whose_output_cannot_be_written_has_its_report(target, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *quick(target, "--mix", "resnet50")], cwd=tmp_path, stdout=full, check=False)
+    assert done.returncode == 1
+    assert result(tmp_path)["calls"]
+    assert (tmp_path / "build/loadtest/report.html").is_file()
 
 
 def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gateway, tmp_path):
@@ -307,34 +330,39 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 PREPARES = """
 import pathlib
-from dermserve.loadtest import users
-from dermserve.loadtest.scenario import Part, load_photos
+from dermserve.loadtest import scenario
+
+load_photos = scenario.load_photos
 
 def when_it_is_let(folder, sides):
     pathlib.Path("let").read_text()  # a pipe: it blocks the process
     return load_photos(folder, sides)
 
-users._photos = when_it_is_let
-
-class Caller(users.ClassifyUser):
-    mix = (Part(model="resnet50"),)
+scenario.load_photos = when_it_is_let
 """
 
 
+@pytest.fixture
+def preparing(tmp_path, monkeypatch):
+    """Let processes prepare photos only once the pipe `let` in their folder is written to."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(PREPARES)  # which Python imports at its start
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("preparing")
 def test_workers_prepare_their_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    (tmp_path / "mine.py").write_text(PREPARES)
-    mine = ("-f", str(tmp_path / "mine.py"))
     pipes = [tmp_path / name / "let" for name in ("one", "two")]
     for pipe in pipes:
         pipe.parent.mkdir()
         os.mkfifo(pipe)
     with (
-        master(target, "--users", "4", "--warm-up", "0s", *mine, cwd=tmp_path, port=unused_port) as process,
+        master(target, "--users", "4", "--warm-up", "0s", cwd=tmp_path, port=unused_port) as process,
         contextlib.ExitStack() as workers,
     ):
         for pipe in pipes:
-            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", *mine, cwd=pipe.parent))
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=pipe.parent))
         for _ in range(2):  # five seconds apart
             assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
         assert not gateway.requests
@@ -365,12 +393,12 @@ def test_workers_that_are_lost_are_named_the_last_one_too_and_fail_the_test(targ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prepares", [True, False])
-def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, gateway, tmp_path, prepares):
-    (tmp_path / "mine.py").write_text(PREPARES)
+def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, gateway, tmp_path, request, prepares):
+    if prepares:
+        request.getfixturevalue("preparing")
     os.mkfifo(tmp_path / "let")
     load = ("--mix", "resnet50", "--run-time", "90s", "--users", "2", "--processes", "2")
-    mine = ("-f", str(tmp_path / "mine.py")) if prepares else ()
-    with interruptible(*quick(target, *load, *mine), cwd=tmp_path) as process:
+    with interruptible(*quick(target, *load), cwd=tmp_path) as process:
         if prepares:
             next(line for line in process.stderr if "waiting for workers: 0 of 2" in line)
         wait_for(lambda: prepares or len(gateway.requests) > 10)
@@ -384,14 +412,12 @@ def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, g
     assert (tmp_path / "build/loadtest/report.html").exists() is not prepares
 
 
-def test_a_worker_that_cannot_start_ends_the_run_that_waits_for_it(target, gateway, tmp_path, unused_port):
-    with master(target, cwd=tmp_path, port=unused_port) as process:
-        assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
-        done = run("worker", f"127.0.0.1:{unused_port}", "--photos", "/nowhere", cwd=tmp_path, code=2)
-        assert "/nowhere is not a folder" in done.stderr
-        _, err = process.communicate(timeout=200)
-    assert process.returncode == 1, err
-    assert "can't start: /nowhere is not a folder" in err
+def test_a_master_whose_workers_do_not_come_gives_up(target, gateway, tmp_path, unused_port, monkeypatch):
+    monkeypatch.setattr(drive, "_WORKERS_TIMEOUT", 1)
+    waiting = ("--expect-workers", "1", "--bind", f"127.0.0.1:{unused_port}")
+    done = run(*quick(target, "--mix", "resnet50", *waiting), cwd=tmp_path, code=1)
+    assert "Locust ended without a result" in done.stderr
+    assert "Gave up waiting for workers" in done.stderr
     assert not gateway.requests
 
 
@@ -424,11 +450,13 @@ def test_without_its_extra_it_says_what_to_install(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preparing")
 def test_ctrl_c_while_photos_are_prepared_is_130_without_a_traceback(target, tmp_path):
-    (tmp_path / "mine.py").write_text(PREPARES)
     os.mkfifo(tmp_path / "let")
-    arguments = quick(target, "--mix", "resnet50", "-f", "mine.py")
-    with interruptible(*arguments, cwd=tmp_path) as process, (tmp_path / "let").open("w"):  # which waits for a reader
+    with (
+        interruptible(*quick(target, "--mix", "resnet50"), cwd=tmp_path) as process,
+        (tmp_path / "let").open("w"),
+    ):  # which waits for a reader
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=200)
     assert (process.returncode, "Traceback" in err) == (130, False), err

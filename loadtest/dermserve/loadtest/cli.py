@@ -17,6 +17,7 @@ from dermserve.loadtest import scenario as scenarios
 from dermserve.loadtest.drive import Server, say
 from dermserve.loadtest.result import Finding, Result, check, findings_table, read_slos, summary
 from dermserve.local import DEFAULT_STORE, StackError
+from dermserve.local.child import check_free
 from dermserve.models.options import Number, add_options
 
 _BREACHED = 1
@@ -82,10 +83,6 @@ CALL_OPTIONS = add_options(
     click.option("--warm-up", type=duration, default="5s", help="Start of a test, not counted."),
     click.option("--processes", type=click.IntRange(1, 64), default=1, help="Generating processes."),
 )  # fmt: skip
-_LOCUSTFILE = click.option(
-    "-f", "--locustfile", type=_FILE,
-    help="A locustfile with users made from dermserve.loadtest.users.ClassifyUser; it ignores --mix and --rate.",
-)  # fmt: skip
 
 
 @click.command("run")
@@ -105,7 +102,6 @@ _LOCUSTFILE = click.option(
         "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
     ),
-    _LOCUSTFILE,
     click.option("--slo", "slo_file", type=_FILE, help="TOML file of thresholds; a breach exits with 1."),
     click.option("--max-error-rate", type=Number(0, 1), default=0.01,
                  help="Share of calls that may fail, more exits with 1."),
@@ -114,7 +110,7 @@ _LOCUSTFILE = click.option(
 )  # fmt: skip
 def run_command(
     slo_file: pathlib.Path | None, max_error_rate: float, csv: str | None, out: pathlib.Path, processes: int,
-    expect_workers: int, bind: str, web: str | None, locustfile: pathlib.Path | None, **options: Any,
+    expect_workers: int, bind: str, web: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Put load on a gateway, report, and compare with thresholds if there are any.
 
@@ -124,32 +120,29 @@ def run_command(
         raise click.UsageError("with --expect-workers give --photos and --side to each worker, and no --processes")
     out.mkdir(parents=True, exist_ok=True)
     slos = read_slos(slo_file) if slo_file else []
+    for option, address in {"--bind": expect_workers and bind, "--web": web}.items():
+        if address:
+            check_free(int(address.rpartition(":")[2]), option=option)
     locust = drive.address_options("--web", web) if web else ["--headless"]
     locust += [f"--csv={csv}"] if csv else []
     with under_test(options) as (scenario, server):
         if web:
             say(f"web UI: http://{web}; Ctrl-C ends it and writes the report")
         result = drive.run(
-            scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locustfile=locustfile,
-            locust=locust,
-        )  # fmt: skip
+            scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locust=locust
+        )
     _conclude(result, check(result, slos), out, max_error_rate=max_error_rate)
 
 
 @click.command()
 @click.argument("master", type=_address, metavar="HOST:PORT")
 @add_options(*_PHOTOS)
-@_LOCUSTFILE
-def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: pathlib.Path | None) -> None:
+def worker(master: str, photos: str | None, sides: tuple[int, ...]) -> None:
     """Generate load for a `run --expect-workers` at HOST:PORT, until it ends."""
     if photos:
-        try:
-            scenarios.load_photos(photos)
-        except scenarios.ScenarioError as error:
-            drive.tell_master(master, error.message)
-            raise
+        scenarios.load_photos(photos)
     say(f"waiting for a run at {master}")
-    sys.exit(drive.run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
+    sys.exit(drive.run_worker(master, photos=photos, sides=sides))
 
 
 @contextlib.contextmanager
@@ -183,13 +176,13 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario,
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
     from dermserve.loadtest.report import write_report
 
-    click.echo(summary(result))
-    if findings:
-        click.echo(f"\n{findings_table(findings)}")
+    try:  # the files first: nobody may read what is printed, and the disk may be full
+        result.write(out / _RESULT, slo=[asdict(each) for each in findings])
+        write_report(result, findings, out / _REPORT)
+    finally:
+        click.echo("\n\n".join([summary(result), *([findings_table(findings)] if findings else [])]))
     for warning in result.warnings:
         say(f"warning: {warning}")
-    result.write(out / _RESULT, slo=[asdict(each) for each in findings])
-    write_report(result, findings, out / _REPORT)
     say(f"report: {out / _REPORT}")
     faults = list(result.data["worker_faults"])
     if not result.all.calls:

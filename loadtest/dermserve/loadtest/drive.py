@@ -4,22 +4,18 @@ import contextlib
 import functools
 import json
 import math
-import os
 import pathlib
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
-import msgpack  # type: ignore[import-untyped]
-import zmq
 
 from dermserve.client import Client, DermserveError
 from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
-from dermserve.loadtest.scenario import CANNOT_START, LoadTestError, Scenario, ScenarioError, ServerError
+from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack
 from dermserve.local.child import HOST, Child, free_port
 
@@ -27,7 +23,7 @@ _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
 _CHILD_GRACE = 15.0
-_TELL_MS = 10_000
+_WORKERS_TIMEOUT = 1800  # of a master; workers prepare many large photos before they connect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +81,7 @@ def check_server(scenario: Scenario) -> None:
 
 def run(
     scenario: Scenario, server: Server, *, processes: int, expect_workers: int = 0, bind: str = "",
-    locustfile: pathlib.Path | None = None, locust: Sequence[str] = ("--headless",), quiet: bool = False,
+    locust: Sequence[str] = ("--headless",), quiet: bool = False,
 ) -> Result:  # fmt: skip
     """Run one test; on KeyboardInterrupt, Locust stops, too. Raises LoadTestError: it ended without a result.
 
@@ -97,15 +93,16 @@ def run(
     photos = _photos(scenario.photos, scenario.sides)
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), **photos}
     started = processes if processes > 1 and not expect_workers else 0
-    # Without a locustfile or the web UI, the scenario's shape sets users and time instead.
+    # Without the web UI, the scenario's shape sets users and time instead.
     command = _locust(
-        locustfile, "--only-summary", f"--host={scenario.target}", f"--users={scenario.peak_users}",
-        f"--spawn-rate={scenario.peak_users}", f"--run-time={round(scenario.run_time)}s",
+        "--only-summary", f"--host={scenario.target}", f"--users={scenario.peak_users}",
+        f"--spawn-rate={scenario.peak_users}", f"--run-time={math.ceil(scenario.run_time)}s",
         f"--stop-timeout={math.ceil(scenario.deadline)}", *locust,
     )  # fmt: skip
     if workers := expect_workers or started:
         bind = bind if expect_workers else f"{HOST}:{free_port()}"
         command += ["--master", *address_options("--master-bind", bind), f"--expect-workers={workers}"]
+        command += [f"--expect-workers-max-wait={_WORKERS_TIMEOUT}"]
     grace = scenario.deadline + _LOCUST_GRACE  # when asked to stop, Locust first finishes the calls in flight
     lost: list[str] = []
 
@@ -123,7 +120,7 @@ def run(
             children.callback(main.stop, grace=grace)
             pids["generator"] = main.pid
             for index in range(started):
-                worker = Child(_worker(bind, locustfile), name=f"worker {index}", log=log, env=environment)
+                worker = Child(_worker(bind), name=f"worker {index}", log=log, env=environment)
                 children.callback(worker.stop, grace=_CHILD_GRACE)
                 worker.on_exit(functools.partial(ended, worker))
                 pids[f"generator {index}"] = worker.pid
@@ -140,23 +137,13 @@ def run(
     return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
 
 
-def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustfile: pathlib.Path | None) -> int:
+def run_worker(master: str, *, photos: str | None, sides: Sequence[int]) -> int:
     """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
-    worker = Child(_worker(master, locustfile), name="worker", log=say, env=_photos(photos, sides))
+    worker = Child(_worker(master), name="worker", log=say, env=_photos(photos, sides))
     try:
         return worker.wait()
     finally:
         worker.stop(grace=_CHILD_GRACE)
-
-
-def tell_master(master: str, fault: str) -> None:
-    """Send a fault that keeps a worker from starting to the master at HOST:PORT; give up after ten seconds."""
-    with zmq.Context() as context:
-        worker = context.socket(zmq.DEALER)
-        worker.setsockopt_string(zmq.IDENTITY, name := f"{socket.gethostname()}_{os.getpid()}")
-        worker.connect(f"tcp://{master}")
-        worker.send(msgpack.dumps((CANNOT_START, fault, name)))  # as Locust writes a message
-        context.destroy(linger=_TELL_MS)
 
 
 def address_options(option: str, address: str) -> list[str]:
@@ -169,10 +156,10 @@ def _photos(folder: str | None, sides: Sequence[int]) -> dict[str, str]:
     return {"DERMSERVE_LOADTEST_PHOTOS": folder or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
 
 
-def _worker(master: str, locustfile: pathlib.Path | None) -> list[str]:
-    return _locust(locustfile, "--worker", *address_options("--master", master))
+def _worker(master: str) -> list[str]:
+    return _locust("--worker", *address_options("--master", master))
 
 
-def _locust(locustfile: pathlib.Path | None, *options: str) -> list[str]:
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel=ERROR"]
+def _locust(*options: str) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--loglevel=ERROR"]
     return [*command, "--exit-code-on-error=0", *options]  # calls that fail are counted, by the master

@@ -17,7 +17,6 @@ from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
 from dermserve.local.picture import DRAWN
 
-CANNOT_START = "dermserve_cannot_start"  # type of the message of a worker that can't start to its master
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given

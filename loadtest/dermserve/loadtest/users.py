@@ -17,7 +17,6 @@ from locust import User
 
 from dermserve.client import TLS
 from dermserve.client._connection import Connection
-from dermserve.loadtest import hooks
 from dermserve.loadtest.calls import Call, ReportCalls
 from dermserve.loadtest.scenario import Part, load_photos
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -75,7 +74,7 @@ class ClassifyUser(User):
         if not self.host:
             raise ValueError("no gateway to call: give --host HOST:PORT, or set `host` in the locustfile")
         target = self.host.removeprefix("http://").removeprefix("https://").rstrip("/")
-        calls = ReportCalls(self._report, due=self.take_due)
+        calls = ReportCalls(self.report, due=self.take_due)
         channel = grpc.intercept_channel(next(_channels(target, self.tls)), calls)
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
         """The gRPC stub, for other calls, which are reported, too."""
@@ -127,9 +126,8 @@ class ClassifyUser(User):
             tta=f"TTA_MODE_{mode}",
         )
 
-    def _report(self, call: Call) -> None:
-        if call.began < hooks.TEST.counted_from:
-            return
+    def report(self, call: Call) -> None:
+        """Report a call to Locust."""
         answered = call.status == "OK"
         self.environment.events.request.fire(
             request_type="gRPC",
