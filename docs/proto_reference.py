@@ -3,51 +3,50 @@
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
 
-from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
-from openapi_document import comments, read_protoset
+from openapi_document import read_protoset
 
 PACKAGE = "dermserve.v1"
-Field: TypeAlias = descriptor_pb2.FieldDescriptorProto
 
 
 def reference() -> str:
     """Write a section for each service, message and enum of our package, in the order of the files."""
-    files = read_protoset()
-    said = comments(files)
-    ours = [file for file in files.file if file.package == PACKAGE]
-    return "\n".join(line for file in reversed(ours) for line in _file(file, said))
+    pool, said = read_protoset()
+    files = (pool.FindFileByName(f"dermserve/v1/{name}.proto") for name in ("classifier", "card"))
+    return "\n".join(line for file in files for line in _file(file, said))
 
 
-def _file(file: descriptor_pb2.FileDescriptorProto, said: dict[str, str]) -> Iterator[str]:
-    for service in file.service:
-        name = f"{PACKAGE}.{service.name}"
+def _file(file: FileDescriptor, said: dict[str, str]) -> Iterator[str]:
+    for service in file.services_by_name.values():
         rows = ((m.name, "stream of " * m.client_streaming + _linked(m.input_type),
-                 "stream of " * m.server_streaming + _linked(m.output_type), said.get(f"{name}.{m.name}", ""))
-                for m in service.method)  # fmt: skip
-        yield from _section(service.name, said.get(name, ""), ("method", "request", "answer", ""), rows)
-    for message in file.message_type:
-        yield from _message(message, f"{PACKAGE}.{message.name}", said)
-    for enum in file.enum_type:
-        values = ((f"`{v.name}`", str(v.number), said.get(f"{PACKAGE}.{v.name}", "")) for v in enum.value)
-        yield from _section(enum.name, said.get(f"{PACKAGE}.{enum.name}", ""), ("value", "number", ""), values)
+                 "stream of " * m.server_streaming + _linked(m.output_type), said.get(m.full_name, ""))
+                for m in service.methods)  # fmt: skip
+        yield from _section(service, said, ("method", "request", "answer", ""), rows)
+    for message in file.message_types_by_name.values():
+        yield from _message(message, said)
+    for enum in file.enum_types_by_name.values():
+        values = ((f"`{v.name}`", str(v.number), said.get(f"{PACKAGE}.{v.name}", "")) for v in enum.values)
+        yield from _section(enum, said, ("value", "number", ""), values)
 
 
-def _message(message: descriptor_pb2.DescriptorProto, name: str, said: dict[str, str]) -> Iterator[str]:
-    maps = {f".{name}.{inner.name}": inner for inner in message.nested_type if inner.options.map_entry}
-    rows = ((f"`{field.name}`", _kind(field, maps), str(field.number), said.get(f"{name}.{field.name}", ""))
-            for field in message.field)  # fmt: skip
-    yield from _section(message.name, said.get(name, ""), ("field", "type", "number", ""), rows)
-    for inner in message.nested_type:
-        if not inner.options.map_entry:
-            yield from _message(inner, f"{name}.{inner.name}", said)
+def _message(message: Descriptor, said: dict[str, str]) -> Iterator[str]:
+    rows = ((f"`{field.name}`", _kind(field), str(field.number), said.get(field.full_name, ""))
+            for field in message.fields)  # fmt: skip
+    yield from _section(message, said, ("field", "type", "number", ""), rows)
+    for inner in message.nested_types:
+        if not inner.GetOptions().map_entry:
+            yield from _message(inner, said)
 
 
-def _section(title: str, words: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield from (f"### {title}", "", words, "")
+def _section(
+    of: Descriptor | EnumDescriptor | ServiceDescriptor, said: dict[str, str], head: tuple[str, ...],
+    rows: Iterable[tuple[str, ...]],
+) -> Iterator[str]:  # fmt: skip
+    yield from (f"### {of.name}", "", said.get(of.full_name, ""), "")
     rows = list(rows)
     if rows:
         yield from (f"| {' | '.join(head)} |", "|---" * len(head) + "|")
@@ -55,19 +54,18 @@ def _section(title: str, words: str, head: tuple[str, ...], rows: Iterable[tuple
     yield ""
 
 
-def _kind(field: Field, maps: dict[str, descriptor_pb2.DescriptorProto]) -> str:
-    if field.type_name in maps:
-        key, value = maps[field.type_name].field
-        return f"map of {_kind(key, maps)} to {_kind(value, maps)}"
-    kind = _linked(field.type_name) or Field.Type.Name(field.type).removeprefix("TYPE_").lower()
-    if field.label == Field.LABEL_REPEATED:
+def _kind(field: FieldDescriptor) -> str:
+    of = field.message_type or field.enum_type
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return "map of {} to {}".format(*map(_kind, field.message_type.fields))
+    kind = _linked(of) if of else FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    if field.is_repeated:
         return f"repeated {kind}"
-    if field.proto3_optional:
-        return f"optional {kind}"
-    return f"{kind}, or another of its oneof" if field.HasField("oneof_index") else kind
+    if oneof := field.containing_oneof:
+        return f"optional {kind}" if oneof.name == f"_{field.name}" else f"{kind}, or another of its oneof"
+    return kind
 
 
-def _linked(full_name: str) -> str:
+def _linked(of: Descriptor | EnumDescriptor) -> str:
     """Link a type of ours to its section; give another's full name."""
-    name = full_name.rpartition(".")[2]
-    return f"[{name}](#{name.lower()})" if full_name.startswith(f".{PACKAGE}.") else full_name.removeprefix(".")
+    return f"[{of.name}](#{of.name.lower()})" if of.full_name.startswith(f"{PACKAGE}.") else of.full_name

@@ -35,10 +35,8 @@ _SCALARS: dict[int, Json] = {
 
 def render() -> str:
     """Write the OpenAPI 3.1 document of the committed descriptor set, as JSON."""
-    files, pool = read_protoset(), DescriptorPool()
-    for file in files.file:
-        pool.AddSerializedFile(file.SerializeToString())
-    schemas, paths = _Schemas(comments(files)), dict[str, Json]()
+    pool, comments = read_protoset()
+    schemas, paths = _Schemas(comments), dict[str, Json]()
     for method in pool.FindServiceByName(_SERVICE).methods:
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         for route in (rule, *rule.additional_bindings):
@@ -153,20 +151,16 @@ def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
-def read_protoset() -> descriptor_pb2.FileDescriptorSet:
-    """Read what `scripts/stubs.py` wrote: our protos and all that they import, with comments."""
-    return descriptor_pb2.FileDescriptorSet.FromString(PROTOSET.read_bytes())
-
-
-def comments(files: descriptor_pb2.FileDescriptorSet) -> dict[str, str]:
-    """Map the full name of each declaration to the comment before it, as one line."""
-    found = {}
-    for file in files.file:
+def read_protoset() -> tuple[DescriptorPool, dict[str, str]]:
+    """Read what `scripts/stubs.py` wrote: our protos, their imports, and comments as one line by full name."""
+    pool, found = DescriptorPool(), {}
+    for file in descriptor_pb2.FileDescriptorSet.FromString(PROTOSET.read_bytes()).file:
+        pool.Add(file)
         for location in file.source_code_info.location:
             words = " ".join(location.leading_comments.split())
             if words and (name := ".".join(_names(file, list(location.path)))):
                 found[name] = words
-    return found
+    return pool, found
 
 
 def _names(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> Iterator[str]:
