@@ -37,8 +37,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
+RequestId = Annotated[str | None, Header(pattern="^[A-Za-z0-9._-]{1,64}$")]  # the client takes no other
+
+
 @app.post("/check")
-async def check(request: Request, photo: UploadFile, x_request_id: Annotated[str | None, Header()] = None) -> Any:
+async def check(request: Request, photo: UploadFile, x_request_id: RequestId = None) -> Any:
     """Classify one photo. The answer is in the order in which to show it: docs/answers.md."""
     if (photo.size or 0) > MAX_BYTES:
         return JSONResponse({"reason": "IMAGE_TOO_LARGE"}, 413)

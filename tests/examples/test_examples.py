@@ -63,6 +63,8 @@ def ask_backend(photo: str, *, cwd: pathlib.Path, **environment: str) -> str:
     try:
         post = f'curl -sS --noproxy "*" -F "photo=@$1" {backend.wait_ready(timeout=60)[0]}/check'
         answer, refusal = (json.loads(shell(post, file, cwd=cwd)) for file in (photo, __file__))
+        strange = shell(f"{post} -H 'X-Request-Id: two words'", photo, cwd=cwd)
+        assert "x-request-id" in strange, f"an id that no request may have: {strange}"
     finally:
         backend.stop(grace=20)
     said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"
