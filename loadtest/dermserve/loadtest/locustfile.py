@@ -130,7 +130,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(lambda environment, **_: TEST.start(environment))
     environment.events.test_stopping.add_listener(lambda **_: TEST.stop())
     if isinstance(runner, WorkerRunner):
-        environment.events.report_to_master.add_listener(lambda data, **_: _send(runner, data))
+        environment.events.report_to_master.add_listener(_send)
         return
     if environment.parsed_options.headless:
         environment.shape_class = Shape(_scenario(environment))
@@ -138,9 +138,8 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     # Until Locust sets its own handler, which it does only when a shape has ended.
     signal.signal(signal.SIGTERM, lambda *_: gevent.spawn(_end, runner))
     if isinstance(runner, MasterRunner):
-        finished = set[str]()
-        runner.quit = functools.partial(_quit, runner, finished)  # type: ignore[method-assign]
-        environment.events.worker_report.add_listener(functools.partial(_receive, finished))
+        runner.quit = functools.partial(_quit, runner)  # type: ignore[method-assign]
+        environment.events.worker_report.add_listener(lambda data, **_: TEST.pace.update(data["dermserve_pace"]))
     gevent.spawn(_show_progress, environment)
     environment.events.quit.add_listener(lambda **_: _write(environment))
 
@@ -161,31 +160,22 @@ def _write(environment: Any) -> None:
         write_durably(pathlib.Path(environment.parsed_options.result), json.dumps(found))
 
 
-def _quit(runner: MasterRunner, finished: set[str]) -> None:
-    """Wait for every worker's last report first: Locust gives them half a second, whatever calls are in flight."""
+def _quit(runner: MasterRunner) -> None:
+    """Wait until every worker has left, after its last report: Locust waits half a second, whatever is in flight."""
     if runner.state in {runners.STATE_SPAWNING, runners.STATE_RUNNING}:  # Locust calls it twice
         runner.stop(send_stop_to_client=False)
-        finished.clear()
         asked = _connected(runner)
-        for name in asked:
-            runner.send_message("quit", client_id=name)
+        runner.send_message("quit")
         with gevent.Timeout(runner.environment.stop_timeout + _REPORT_SECONDS, False):
-            while asked & _connected(runner) - finished:
+            while _connected(runner):
                 gevent.sleep(0.1)
-        for name in sorted(asked - finished):
+        for name in sorted(asked.intersection(runner.clients)):
             TEST.faults.append(f"worker {name} did not end: its last calls are missing")
     type(runner).quit(runner)
 
 
-def _send(runner: WorkerRunner, data: dict[str, Any]) -> None:
-    data.update(dermserve_pace=TEST.pace, dermserve_last=runner.state in {runners.STATE_INIT, runners.STATE_STOPPED})
-    TEST.pace = Counter()
-
-
-def _receive(finished: set[str], client_id: str, data: dict[str, Any]) -> None:
-    TEST.pace.update(data["dermserve_pace"])
-    if data["dermserve_last"]:
-        finished.add(client_id)
+def _send(data: dict[str, Any], **_: Any) -> None:
+    data["dermserve_pace"], TEST.pace = TEST.pace, Counter()
 
 
 def _end(runner: Any) -> None:
