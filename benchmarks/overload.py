@@ -31,10 +31,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_option
+from dermserve.client._request import preparer
 from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import drawn_lesion
-from dermserve.v1 import classifier_pb2
 
 _WARM_UP = 2.0
 _DEADLINE = 10.0
@@ -57,8 +57,7 @@ class Seen:
 async def _send(channel: grpc.aio.Channel, model: str, rate: float, seconds: float) -> Seen:
     """Send requests at a rate, however late the answers are, and wait for the last answer."""
     classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
-    selector = classifier_pb2.ModelSelector(name=model)
-    request = classifier_pb2.ClassifyRequest(model=selector, image=drawn_lesion(), tta=classifier_pb2.TTA_MODE_NONE)
+    request = preparer(model=model, version=None, label=None, tta="none")(drawn_lesion())
     content, seen = request.SerializeToString(), Seen()
 
     async def ask() -> None:

@@ -18,6 +18,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.client._request import preparer
 from dermserve.contract import Input, Output, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.loadtest.machine import use_of
@@ -94,11 +95,10 @@ def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], clas
     stub = classifier_pb2_grpc.ClassifierStub(  # type: ignore[no-untyped-call]
         grpc.insecure_channel(address, options=CHANNEL)
     )
-    selector = classifier_pb2.ModelSelector(name=model)
+    prepare = preparer(model=model, version=None, label=None, tta=tta)
 
     def call(photo: bytes) -> classifier_pb2.ClassifyResponse:
-        request = classifier_pb2.ClassifyRequest(model=selector, image=photo, tta=f"TTA_MODE_{tta.upper()}")
-        answer: classifier_pb2.ClassifyResponse = stub.Classify(request, timeout=_TIMEOUT)
+        answer: classifier_pb2.ClassifyResponse = stub.Classify(prepare(photo), timeout=_TIMEOUT)
         return answer
 
     return call

@@ -141,7 +141,6 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
         "from dermserve.loadtest.users import ClassifyUser\n"
         "class Clinic(ClassifyUser):\n"
         "    wait_time = constant(0.05)\n"
-        "    tasks = []\n"
         "    @task\n"
         "    def one(self):\n"
         "        answer = self.classify(model='resnet50', mode='FULL')\n"

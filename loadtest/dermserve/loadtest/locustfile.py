@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 import gevent
-from locust import LoadTestShape, events, runners, stats
+from locust import LoadTestShape, events, runners, stats, task
 from locust.runners import MasterRunner, WorkerRunner
 
 from dermserve.loadtest.calls import Call
@@ -65,7 +65,8 @@ class Caller(ClassifyUser):
 
     def __init__(self, environment: Any) -> None:
         scenario = _scenario(environment)
-        self.host, self.mix, self.deadline, self.tls = scenario.target, scenario.mix, scenario.deadline, scenario.tls
+        self.host, self.deadline, self.tls = scenario.target, scenario.deadline, scenario.tls
+        self._mix, self._weights = scenario.mix, [part.weight for part in scenario.mix]
         self._rate = scenario.rate and scenario.rate / scenario.peak_users
         self._timeline: Timeline | None = None
         super().__init__(environment)
@@ -81,6 +82,15 @@ class Caller(ClassifyUser):
         """Count the calls that came due."""
         if self._timeline:
             TEST.pace.update(self._timeline.finish(TEST.counted_to))
+
+    @task
+    def call(self) -> None:
+        """Make one call of the mix."""
+        (part,) = random.choices(self._mix, self._weights)  # noqa: S311 - no secret
+        if part.stream:
+            self.classify_stream(part.stream, model=part.model, mode=part.mode)
+        else:
+            self.classify(model=part.model, mode=part.mode)
 
     def wait_time(self) -> float:
         """Wait until the next call is due; not at all in a closed loop."""

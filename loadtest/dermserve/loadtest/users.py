@@ -17,8 +17,9 @@ from locust import User
 
 from dermserve.client import TLS
 from dermserve.client._connection import Connection
+from dermserve.client._request import preparer
 from dermserve.loadtest.calls import Call, ReportCalls
-from dermserve.loadtest.scenario import Part, load_photos
+from dermserve.loadtest.scenario import load_photos
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 grpc_gevent.init_gevent()
@@ -48,12 +49,10 @@ class CallError(Exception):
 class ClassifyUser(User):
     """A user of the gateway, the base class for users of your own locustfile: `locust -f FILE --host HOST:PORT`.
 
-    Without tasks of its own it classifies photos by `mix`. Every call is reported once, as "Classify MODEL MODE"; one
-    that failed returns None and raises nothing.
+    Every call is reported once, as "Classify MODEL MODE"; one that failed returns None and raises nothing.
     """
 
     abstract = True
-    mix: Sequence[Part] = (Part(model="resnet50"), Part(model="mobilenet_v3_small"))  # what `classify_by_mix` calls
     photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None  # None: drawn ones
     sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))  # pixels
     photos: ClassVar[Sequence[bytes]] = ()  # read when a class is defined: before a worker connects to its master
@@ -63,9 +62,6 @@ class ClassifyUser(User):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # Locust adds the tasks of base classes; ours is only for users without tasks of their own.
-        own = [task for task in cls.tasks if task is not ClassifyUser.classify_by_mix]
-        cls.tasks = own or [cls.classify_by_mix]
         if "--master" not in sys.argv:  # which sends nothing
             cls.photos = _photos(cls.photos_folder, tuple(cls.sides))
 
@@ -78,14 +74,6 @@ class ClassifyUser(User):
         channel = grpc.intercept_channel(next(_channels(target, self.tls)), calls)
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
         """The gRPC stub, for other calls, which are reported, too."""
-
-    def classify_by_mix(self) -> None:
-        """Make one call of the mix."""
-        (part,) = random.choices(self.mix, [part.weight for part in self.mix])  # noqa: S311 - no secret
-        if part.stream:
-            self.classify_stream(part.stream, model=part.model, mode=part.mode)
-        else:
-            self.classify(model=part.model, mode=part.mode)
 
     def classify(self, photo: bytes | None = None, *, model: str, mode: str = "NONE") -> Answer | None:
         """Classify a file, or one of `photos`, with mode "NONE", "FULL" or "ADAPTIVE"; return None when it failed."""
@@ -120,11 +108,8 @@ class ClassifyUser(User):
         gevent.sleep(0)
 
     def _request(self, photo: bytes | None, model: str, mode: str) -> classifier_pb2.ClassifyRequest:
-        return classifier_pb2.ClassifyRequest(
-            model=classifier_pb2.ModelSelector(name=model),
-            image=random.choice(self.photos) if photo is None else photo,  # noqa: S311 - no secret
-            tta=f"TTA_MODE_{mode}",
-        )
+        image = random.choice(self.photos) if photo is None else photo  # noqa: S311 - no secret
+        return preparer(model=model, version=None, label=None, tta=mode.lower())(image)
 
     def report(self, call: Call) -> None:
         """Report a call to Locust."""
