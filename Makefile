@@ -70,7 +70,7 @@ check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/stubs.py --check
+	$(BIN)/python -m pytest -q tests/proto
 
 format: $(VENV)/dev  ## Format the code and mend what lint can
 	$(BIN)/ruff format .

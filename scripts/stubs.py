@@ -1,15 +1,13 @@
-"""Generate the stubs in proto/gen and the OpenAPI document from proto/, or check that the committed ones are fresh.
+"""Generate the stubs in proto/gen and the OpenAPI document from proto/.
 
 Beside the stubs of the public API go what `dermserve proto` writes: its .proto files, and `dermserve.protoset`, a
-FileDescriptorSet with all that they import. With `--check` it also lints the protos with buf.
+FileDescriptorSet with all that they import. tests/proto checks that all of it is fresh.
 """
 
-import argparse
 import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 
 import openapi_document
 
@@ -42,34 +40,6 @@ def generate(target: pathlib.Path) -> None:
     protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}", package=str(API))
 
 
-def stale(committed: pathlib.Path) -> list[str]:
-    """Name the stubs that differ from newly generated ones."""
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = pathlib.Path(scratch)
-        generate(fresh)
-        new, old = (
-            {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
-            for base in (fresh, committed)
-        )
-        return sorted(name for name in new | old if new.get(name) != old.get(name) and not name.endswith(".pyc"))
-
-
-def main() -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if stubs are stale or buf complains")
-    if not parser.parse_args().check:
-        generate(COMMITTED)
-        openapi_document.FILE.write_text(openapi_document.render(), encoding="utf-8")
-        return 0
-    outdated = [f"proto/gen/{name}" for name in stale(COMMITTED)]
-    if openapi_document.FILE.read_text(encoding="utf-8") != openapi_document.render():
-        outdated.append(openapi_document.FILE.name)
-    for name in outdated:
-        sys.stderr.write(f"stale: {name} (run `make proto` and commit)\n")
-    buf = pathlib.Path(sys.executable).with_name("buf")
-    return 1 if outdated else subprocess.run([buf, "lint", ROOT], check=False).returncode  # noqa: S603
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    generate(COMMITTED)
+    openapi_document.FILE.write_text(openapi_document.render(), encoding="utf-8")

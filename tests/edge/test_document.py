@@ -1,7 +1,6 @@
 """The OpenAPI document says what is so."""
 
 import copy
-import importlib
 import json
 import pathlib
 from typing import Any
@@ -15,12 +14,6 @@ from tests.edge.envoys import ask
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENT = json.loads((SITE / "openapi.json").read_text())
-
-
-def test_it_is_what_the_protos_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    document = importlib.import_module("openapi_document")
-    assert (SITE / "openapi.json").read_text() == document.render()
 
 
 def test_it_is_served(edge: Edge) -> None:
