@@ -86,7 +86,7 @@ bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a rela
 	$(BIN)/python -m benchmarks.gateway --edge --store "$(STORE)"
 
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
-	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --seconds 2 --store "$(STORE)"
+	@$(BIN)/python -m pytest -q tests/benchmarks/regression.py
 
 loadtest: $(VENV)/dev  ## Load on the local stack: photos a second a core, then the thresholds of loadtest/slo.toml (a quarter of an hour)
 	@$(BIN)/dermserve-loadtest capacity --local --store "$(STORE)" --slo p95=4s --callers 1,4 --probe 10s --probes 2 \

@@ -1,6 +1,5 @@
 """The benchmarks' own judgement and load."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -12,32 +11,12 @@ import threading
 import pytest
 
 from benchmarks import figures, gateway, serving
-from benchmarks.gateway import BOUNDS, Row, judge
 from benchmarks.serving import alternate, closed_loop
+from tests.benchmarks.regression import BOUNDS
 from tests.drawing import draw_lesion
 
 TOOLS = ("comparison", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
-ROWS = [Row(MODEL, what, {}, bound) for what, bound in BOUNDS.items()]
-
-
-def test_ratios_within_their_bounds_pass() -> None:
-    assert judge(ROWS) == []
-
-
-@pytest.mark.parametrize("index", range(len(ROWS)))
-@pytest.mark.parametrize("times", [1.01, float("nan")])
-def test_a_ratio_over_its_bound_does_not_pass(index: int, times: float) -> None:
-    rows = list(ROWS)
-    rows[index] = dataclasses.replace(rows[index], ratio=rows[index].ratio * times)
-    (fault,) = judge(rows)
-    assert "is over" in fault
-
-
-def test_what_was_not_measured_does_not_pass() -> None:
-    assert len(judge([])) == len(ROWS)
-    assert len(judge([dataclasses.replace(row, model="resnet50") for row in ROWS])) == len(ROWS)
-    assert judge(ROWS[1:]) == ["not measured: none"]
 
 
 def test_callers_call_again_at_once_until_the_time_is_over_and_enough_were_answered() -> None:
