@@ -242,6 +242,20 @@ def test_a_test_whose_output_cannot_be_written_has_its_report(target, tmp_path):
     assert (tmp_path / "build/loadtest/report.html").is_file()
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_the_servers_stop_leaves_the_report(target, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def local_server(*_):
+        try:
+            yield drive.server_at(target, "")
+        finally:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(drive, "local_server", local_server)
+    run("run", "--local", "--mix", "resnet50", "--run-time", "4s", "--warm-up", "1s", cwd=tmp_path, code=130)
+    assert result(tmp_path)["calls"]
+
+
 def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gateway, tmp_path):
     done = run(*quick(target, "--mix", "mobilenet_v3_small"), cwd=tmp_path, code=3)
     assert "ready: resnet50" in done.stderr

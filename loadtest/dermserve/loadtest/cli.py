@@ -131,7 +131,7 @@ def run_command(
         result = drive.run(
             scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locust=locust
         )
-    _conclude(result, check(result, slos), out, max_error_rate=max_error_rate)
+        _conclude(result, check(result, slos), out, max_error_rate=max_error_rate)
 
 
 @click.command()
