@@ -149,6 +149,17 @@ def half(start, gateway, folder):
         yield process, going_on
 
 
+def test_ctrl_c_does_not_wait_for_a_file_whose_reading_hangs(start, folder, tmp_path):
+    os.mkfifo(tmp_path / "hangs.jpg")  # a stand-in for a phone or a network drive that is gone
+    with start("classify", tmp_path / "hangs.jpg", folder / "a.png", "--json") as process:
+        try:
+            assert json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+
+
 def test_each_line_is_there_as_soon_as_its_answer(half):
     process, going_on = half
     going_on.set()

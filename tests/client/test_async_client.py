@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import threading
 
 import pytest
@@ -85,3 +86,20 @@ def test_cancelling_a_call_cancels_it_in_the_gateway(gateway, target):
             assert await asyncio.to_thread(gateway.cancelled.wait, 100)
 
     asyncio.run(ask())
+
+
+def test_the_loop_s_end_does_not_wait_for_a_file_whose_reading_hangs(target, tmp_path):
+    path = tmp_path / "hangs.jpg"
+    os.mkfifo(path)
+    released = threading.Timer(60, lambda: path.open("wb").close())
+    released.start()
+
+    async def ask():
+        async with AsyncClient(target) as client, asyncio.timeout(0.1):
+            await client.classify(path, model="m")
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(ask())
+    assert released.is_alive()
+    released.cancel()
+    path.open("wb").close()

@@ -238,6 +238,19 @@ def test_a_path_that_has_no_id_is_named_by_its_path_whatever_holds_it(target, ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_leaving_while_a_file_is_read_is_quiet(target, kind, tmp_path):
+    path = tmp_path / "slow.jpg"
+    os.mkfifo(path)
+    answers = several(kind, target, [b"1", path])
+    assert next(answers).error is None
+    answers.close()
+    path.open("wb").close()
+    for thread in threading.enumerate():
+        if thread.name.endswith("(work)"):
+            thread.join(100)  # an exception in it would be an error
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_photo_is_raised(target, kind):
     with pytest.raises(TypeError):
         list(several(kind, target, [b"1", 3, *[b"2"] * 20], in_flight=1))

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
@@ -26,6 +26,21 @@ T = TypeVar("T")
 _FIRST_ALONE = 0.25
 """Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
 answer for the next photo."""
+
+
+def in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Call a function in a thread that no program's end waits for: it may hang, as on a network drive that is gone."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits
+            try:
+                future.set_result(function(*arguments))
+            except Exception as error:
+                future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 class Blocking:
@@ -60,12 +75,15 @@ class OnLoop:
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self.get = self._events.get
         self.sleep = asyncio.sleep
-        self.run = asyncio.to_thread
 
     def put(self, event: object) -> None:
         """Add an event, from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that may block."""
+        return await asyncio.wrap_future(in_background(function, *arguments))
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub; cancel the call when the caller is cancelled."""
@@ -206,7 +224,9 @@ class Many:
             else:
                 name, photo = str(index) if isinstance(item, bytes) else os.fspath(item), item
             try:
-                answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
+                is_read = isinstance(photo, bytes)
+                image = read_photo(photo) if is_read else self._result(in_background(read_photo, photo))
+                answer = Answer(index, name, prediction=self._classify(image))
             except DermserveError as error:
                 answer = Answer(index, name, error=error)
             self._events.put(answer)
@@ -231,7 +251,9 @@ class Many:
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub."""
-        call = method.future(request, **options)
+        return self._result(method.future(request, **options))
+
+    def _result(self, call: Any) -> Any:
         self._calls.add(call)
         try:
             if self._stopped.is_set():
