@@ -10,7 +10,7 @@ import grpc
 
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, check_deadline
 from dermserve.client._errors import Overloaded
-from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
+from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer
 from dermserve.client._values import Model, Prediction, read_model, read_prediction
 from dermserve.client._waiting import Answer, Blocking, Many, OnLoop, blocking, blocking_generator, finish
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -109,8 +109,8 @@ class AsyncClient(_Base):
         """
         end = self._end(deadline)
         prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
-        image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
-        ask = self._ask(self._stub.Classify, prepare(image), end, request_id=request_id, patient=retry_overloaded)
+        request = prepare(await self._waiter().read(photo))
+        ask = self._ask(self._stub.Classify, request, end, request_id=request_id, patient=retry_overloaded)
         return read_prediction(await ask)
 
     def classify_many(

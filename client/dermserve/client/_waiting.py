@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 from dermserve.client._errors import DeadlineExceeded, DermserveError, Unavailable
-from dermserve.client._request import Item, read_photo
+from dermserve.client._request import Item, Photo, read_photo
 from dermserve.client._values import Prediction
 
 P = ParamSpec("P")
@@ -28,18 +28,21 @@ _FIRST_ALONE = 0.25
 answer for the next photo."""
 
 
-def in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Call a function in a thread that no program's end waits for: it may hang, as on a network drive that is gone."""
-    future: Future[T] = Future()
+def _reading(photo: Photo) -> Future[bytes]:
+    """Read a file in a thread that no program's end waits for: it may hang, as on a network drive that is gone."""
+    future: Future[bytes] = Future()
 
     def work() -> None:
         with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits
             try:
-                future.set_result(function(*arguments))
+                future.set_result(read_photo(photo))
             except Exception as error:
                 future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    if isinstance(photo, bytes):
+        work()
+    else:
+        threading.Thread(target=work, daemon=True).start()
     return future
 
 
@@ -58,9 +61,9 @@ class Blocking:
         """Pause."""
         time.sleep(seconds)  # noqa: ASYNC251 - it may block
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that may block."""
-        return function(*arguments)
+    async def read(self, photo: Photo) -> bytes:
+        """Return a photo's bytes."""
+        return read_photo(photo)
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub."""
@@ -81,9 +84,9 @@ class OnLoop:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that may block."""
-        return await asyncio.wrap_future(in_background(function, *arguments))
+    async def read(self, photo: Photo) -> bytes:
+        """Return a photo's bytes."""
+        return await asyncio.wrap_future(_reading(photo))
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub; cancel the call when the caller is cancelled."""
@@ -224,9 +227,7 @@ class Many:
             else:
                 name, photo = str(index) if isinstance(item, bytes) else os.fspath(item), item
             try:
-                is_read = isinstance(photo, bytes)
-                image = read_photo(photo) if is_read else self._result(in_background(read_photo, photo))
-                answer = Answer(index, name, prediction=self._classify(image))
+                answer = Answer(index, name, prediction=self._classify(self._result(_reading(photo))))
             except DermserveError as error:
                 answer = Answer(index, name, error=error)
             self._events.put(answer)
