@@ -93,7 +93,7 @@ loadtest: $(VENV)/dev  ## Load on the local stack: photos a second a core, then 
 	    --precision 0.25 --mix resnet50:none --mix resnet50:full --mix mobilenet_v3_small:none --mix mobilenet_v3_small:full
 	@$(BIN)/dermserve-loadtest run --local --store "$(STORE)" --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
 
-comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or more; COMPARISON_ARGS=--quick to try)
+comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or more; COMPARISON_ARGS="--rounds 1")
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
 
 docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken link is an error

@@ -29,7 +29,6 @@ from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, h
 from dermserve.edge import Settings
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
-from dermserve.loadtest.scenario import load_photos
 from dermserve.local.edge import Edge
 from dermserve.local.picture import drawn_lesion
 
@@ -129,17 +128,14 @@ def tables(rows: Sequence[Row]) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @store_option
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Repeatable. [default: both]")
-@click.option("--photos", "folder", default="", help="Folder of photos. [default: drawn ones]")
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of one call; of load, a 20th.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Of load, each time.")
 @click.option("--edge", "with_edge", is_flag=True, help="Measure what the edge adds, too.")
-def main(
-    store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, with_edge: bool
-) -> None:
+def main(store: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float, with_edge: bool) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
-    photos = tuple(load_photos(folder, (600,))[:8]) if folder else (drawn_lesion(),)
-    rows = list(measure(store, models or MODELS, photos, rounds, seconds, with_edge=with_edge))
-    click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
+    photo = drawn_lesion()
+    rows = list(measure(store, models or MODELS, (photo,), rounds, seconds, with_edge=with_edge))
+    click.echo(f"photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
     click.echo(tables(rows))
 
 

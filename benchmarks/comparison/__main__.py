@@ -1,7 +1,7 @@
 """The gateway beside other ways to serve the same weights, on one machine, in one run (see README.md).
 
 make comparison        # everything, three rounds: an hour or more on two idle cores
-python -m benchmarks.comparison --quick --contender fastapi --contender fastapi-given
+python -m benchmarks.comparison --contender fastapi --model mobilenet_v3_small --rounds 1 --seconds 1 --callers 2
 """
 
 import itertools
@@ -145,16 +145,13 @@ def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> 
 @click.option("--callers", multiple=True, type=click.IntRange(1), default=(2, 8, 32), show_default=True,
               help="Repeatable; ResNet-50 has at most 8.")  # fmt: skip
 @click.option("--photos", help="Folder of photos. [default: eight drawn ones]")
-@click.option("--quick", is_flag=True, help="One round of a second a cell, 1 and 2 callers, MobileNetV3Small alone.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), default="build/comparison",
               show_default=True, help="Folder for environments, weights and figures.json.")  # fmt: skip
 def main(
     names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...],
-    photos: str | None, quick: bool, out: pathlib.Path,
+    photos: str | None, out: pathlib.Path,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
-    if quick:
-        rounds, seconds, callers, models = 1, 1.0, (1, 2), models or ("mobilenet_v3_small",)
     models, contenders = models or MODELS, [each for each in FIELD if not names or each.name in {*names, OURS}]
     shown = load_photos(photos, (1024,))[:8]
     study, machine = Study(folder=out.resolve(), callers=callers, seconds=seconds, photos=shown), describe_machine()
