@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dermserve.cli.photos import expand, load, shown
+from dermserve.cli.photos import STDIN, expand, read_stdin, shown
 from dermserve.cli.results import Results, print_json, print_text
 from dermserve.cli.server import server_options
 from dermserve.client import Answer, Client, TtaMode
@@ -54,7 +54,8 @@ def classify(
         results.expect(len(files) + len(found.refused))
         for position, (name, error) in enumerate(found.refused):
             results.add(Answer(position, name, error=error))
-        for answer in client.classify_many(load(files), in_flight=in_flight, **asked):
+        named = [(name, read_stdin() if name == STDIN else name) for name in files]
+        for answer in client.classify_many(named, in_flight=in_flight, **asked):
             results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
             click.echo(results.summary())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from dermserve.client import InvalidPhoto, Photo, UnreadablePhoto
+from dermserve.client import InvalidPhoto, UnreadablePhoto
 from dermserve.client._request import MOST_BYTES
 
 STDIN = "-"
@@ -64,12 +64,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 
-def load(files: Iterable[str]) -> list[tuple[str, Photo]]:
-    """Name each photo. Standard input is read here; the client reads files."""
-    return [(name, _read_stdin() if name == STDIN else name) for name in files]
-
-
-def _read_stdin() -> bytes:
+def read_stdin() -> bytes:
     """Read standard input without Python's buffer: a thread that waits here would hold its lock at exit."""
     with open(0, "rb", closefd=False) as stdin:
         return stdin.read(MOST_BYTES + 1)

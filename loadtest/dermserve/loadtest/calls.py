@@ -21,7 +21,7 @@ class Call:
     model: str
     mode: str  # "NONE", "FULL" or "ADAPTIVE"
     status: str  # name of the gRPC status
-    began: float  # in seconds of the clock
+    began: float  # by time.perf_counter
     milliseconds: float  # from when it was due, or else began, to its answer
     response_bytes: int = 0
     message: str = ""  # the error's message
@@ -35,17 +35,13 @@ class Call:
 class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Reports each call of a channel once, at its end. `due` gives when the call that starts is due; None for now."""
 
-    def __init__(
-        self, report: Callable[[Call], object], *, due: Callable[[], float | None] = lambda: None,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:  # fmt: skip
+    def __init__(self, report: Callable[[Call], object], *, due: Callable[[], float | None] = lambda: None) -> None:
         self._report = report
         self._due = due
-        self._clock = clock
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Time one call."""
-        due, began = self._due(), self._clock()
+        due, began = self._due(), time.perf_counter()
         method = details.method.rpartition("/")[2]
 
         def report(ended: Any) -> None:
@@ -63,7 +59,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
         def sending() -> Iterator[Any]:
             for request in requests:
-                sent[request.id] = (self._clock(), request.request)
+                sent[request.id] = (time.perf_counter(), request.request)
                 yield request
 
         def end(name: str, status: str, message: str = "", answer: Any = None) -> None:
@@ -97,6 +93,6 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
         self._report(Call(
             method=method, model=request.model.name if classify else "", mode=mode.removeprefix("TTA_MODE_"),
             status=status, message="" if status == "OK" else message, began=began,
-            milliseconds=(self._clock() - (began if due is None else due)) * 1000,
+            milliseconds=(time.perf_counter() - (began if due is None else due)) * 1000,
             response_bytes=answer.ByteSize() if answer is not None else 0,
         ))  # fmt: skip

@@ -111,13 +111,10 @@ class Shape(LoadTestShape):
 
     abstract = True  # or Locust would use it with the web UI, which says how many users there are
 
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._scenario = scenario
-
     def tick(self) -> tuple[int, float] | None:
         """Return the number of users now and the rate of change; None at the end."""
-        users = self._scenario.users_at(self.get_run_time())  # type: ignore[no-untyped-call]
+        assert self.runner is not None
+        users = _scenario(self.runner.environment).users_at(self.get_run_time())  # type: ignore[no-untyped-call]
         return None if users is None else (users, float(users))
 
 
@@ -143,7 +140,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
         environment.events.report_to_master.add_listener(_send)
         return
     if environment.parsed_options.headless:
-        environment.shape_class = Shape(_scenario(environment))
+        environment.shape_class = Shape()  # type: ignore[no-untyped-call]
         environment.shape_class.runner = runner
     # Until Locust sets its own handler, which it does only when a shape has ended.
     signal.signal(signal.SIGTERM, lambda *_: gevent.spawn(_end, runner))
