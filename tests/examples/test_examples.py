@@ -30,7 +30,7 @@ from tests.certificates import make_certificate
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.conftest import ROOT, exported, store_of
 
-SECONDS = 300  # for one command: Kotlin downloads a compiler
+SECONDS = 450  # for one command: Kotlin downloads a compiler
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS + 60)]
 SCRATCH = ROOT / "build" / "examples"
 SITE = SCRATCH / "site"
