@@ -56,6 +56,9 @@ PYTEST = rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && { TMPDIR=$(SCRATCH) \
 	--numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --basetemp=$(SCRATCH)/pytest -m $(1) $(PYTEST_ARGS); \
 	code=$$?; rm -rf $(SCRATCH); exit $$code; }
 
+# A few tests in this process alone; their files stay in build/.
+FEW = mkdir -p build && $(BIN)/python -m pytest --basetemp=build/pytest-$@
+
 test: $(VENV)/dev  ## Run the tests but the slow ones (PYTEST_ARGS=... to choose)
 	@$(call PYTEST,"not slow")
 
@@ -70,7 +73,7 @@ check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/proto
+	$(FEW) -q tests/proto
 
 format: $(VENV)/dev  ## Format the code and mend what lint can
 	$(BIN)/ruff format .
@@ -86,7 +89,7 @@ bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a rela
 	$(BIN)/python -m benchmarks.gateway --edge --store "$(STORE)"
 
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
-	@$(BIN)/python -m pytest -q tests/benchmarks/regression.py
+	@$(FEW) -q tests/benchmarks/regression.py
 
 loadtest: $(VENV)/dev  ## Load on the local stack: photos a second a core, then the thresholds of loadtest/slo.toml (a quarter of an hour)
 	@$(BIN)/dermserve-loadtest capacity --local --store "$(STORE)" --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
@@ -104,7 +107,7 @@ web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
 
 examples: $(VENV)/dev  ## Build and run the examples of clients that this machine has tools for (PYTEST_ARGS="-k go")
-	@$(BIN)/python -m pytest tests/examples --verbose $(PYTEST_ARGS)
+	@$(FEW) tests/examples --verbose $(PYTEST_ARGS)
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
@@ -117,11 +120,10 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 	    $(BUILD) -f k8s/images/models.Dockerfile -t docker.io/dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"
 
 test-images: $(VENV)/dev images  ## Build the images and run them as Kubernetes would (DOCKER=podman): ten minutes or more
-	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$$(realpath "$(STORE)")" \
-	    $(BIN)/python -m pytest tests/k8s/test_images.py -rP $(PYTEST_ARGS)
+	export DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$$(realpath "$(STORE)")"; $(FEW) tests/k8s/test_images.py -rP $(PYTEST_ARGS)
 
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
-	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)
+	@assets=$$(scripts/kube_apiserver.sh) && export KUBEBUILDER_ASSETS=$$assets && $(FEW) tests/k8s $(PYTEST_ARGS)
 
 audit: $(VENV)/dev  ## Bill of materials in build/sbom.cdx.json, and known vulnerabilities, where PyPI's advisories can be reached
 	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
