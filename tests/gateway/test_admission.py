@@ -197,6 +197,19 @@ async def test_requests_that_the_model_servers_have_leave_room_for_others_to_be_
     assert (gate.working, gate.is_free) == (0, True)
 
 
+async def test_a_request_that_takes_long_to_prepare_can_let_those_that_wait_pass():
+    gate = Gate(most=1, free=lambda: -1, clock=time.monotonic)
+    async with entered(gate, 0, _budget()) as first:
+        passage = Passage(gate)
+        await _settled()
+        assert (gate.working, gate.waiting) == (1, 1)
+        gate.set_aside(first)
+        await asyncio.wait_for(passage.inside.wait(), 100)
+        passage.leave.set()
+        await passage.task
+    assert (gate.working, gate.is_free) == (0, True)
+
+
 async def test_a_model_gets_on_whatever_others_keep_the_model_servers_at():
     gate = Gate(free=lambda: -100, clock=time.monotonic)
     async with entered(gate, 0, _budget()):

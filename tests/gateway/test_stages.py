@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from dermserve.contract import Output, Signature
+from dermserve.gateway import classify
 from dermserve.gateway.background import Workers
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Target, encode_predict, read_output
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import floats
+from tests.gateway.gateways import PHOTO, ask, make_photo
 
 
 @pytest.mark.parametrize(
@@ -122,3 +124,28 @@ async def test_work_nobody_waits_for_any_more_is_not_started():
     await workers.run(lambda: None)
     assert not started
     workers.close()
+
+
+async def test_small_photos_are_answered_while_large_ones_are_decoded_one_at_a_time(running, monkeypatch):
+    monkeypatch.setattr(classify, "SMALL_PHOTO", 200_000)
+    release, at_work, most, prepare = threading.Event(), 0, 0, classify.prepare
+
+    def prepare_slowly(image, *, spec, limits):
+        nonlocal at_work, most
+        prepared = prepare(image, spec=spec, limits=limits)
+        if limits.max_memory > 200_000:
+            at_work += 1
+            most = max(most, at_work)
+            release.wait(100)
+            at_work -= 1
+        return prepared
+
+    monkeypatch.setattr(classify, "prepare", prepare_slowly)
+    async with running(tfs_in_flight=1) as world:
+        large = [asyncio.ensure_future(world.stub.Classify(ask(PHOTO), timeout=100)) for _ in range(6)]
+        for _ in range(5):
+            assert (await world.stub.Classify(ask(make_photo(size=(64, 64))), timeout=100)).classes
+        assert not any(call.done() for call in large)
+        release.set()
+        assert all([(await call).classes for call in large])
+    assert most == 1

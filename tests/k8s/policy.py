@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from dermserve.edge import Settings
-from dermserve.imaging import Limits
+from dermserve.gateway.config import Config
 from tests.k8s.rendering import Manifest, containers, named, of_kind, pod, settings
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
@@ -247,9 +247,8 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
 @rule
 def has_memory_for_the_photos_it_lets_wait(manifests: list[Manifest]) -> Iterator[str]:
     values = settings(manifests)
-    held = 2 * int(values["DERMSERVE_MAX_HELD_BYTES"])  # docs/settings.md, Memory
-    decoding = int(values["DERMSERVE_DECODERS"]) * Limits().max_memory
-    needed = GATEWAY_BYTES + decoding + held
+    held, decoders = int(values["DERMSERVE_MAX_HELD_BYTES"]), int(values["DERMSERVE_DECODERS"])
+    needed = GATEWAY_BYTES + Config(max_held_bytes=held, decoders=decoders).photo_memory  # docs/settings.md, Memory
     (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
     if _bytes(gateway["resources"]["limits"]["memory"]) < needed:
         yield f"the gateway may need {needed / 1e6:.0f} MB"

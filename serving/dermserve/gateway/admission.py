@@ -183,6 +183,11 @@ class Queue:
         self.working += 1
         self.preparing += 1
 
+    def set_aside(self, place: "Place") -> None:
+        """Admit others in the place of a request that takes long to prepare."""
+        place.prepared()
+        self._let_in()
+
     def leave(self, place: "Place") -> None:
         """Take a place back, and admit those that wait."""
         self.held.held -= place.size

@@ -68,6 +68,11 @@ class Workers:
         for _ in range(count):
             self._start()
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a thread."""
+        return self._jobs.qsize()
+
     async def run(self, work: Callable[[], _T]) -> _T:
         """Run work in a thread, unless its caller was cancelled before it starts."""
         self._replace_stuck()

@@ -1,6 +1,7 @@
 """Classify one photo within its budget: admit → decode → plan → predict → reduce → verdict → answer."""
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import time
@@ -15,19 +16,20 @@ from dermserve.gateway.background import Workers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
-from dermserve.gateway.config import Config
+from dermserve.gateway.config import SMALL_PHOTO, Config
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.plan import count_first, count_more, read_mode
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
-from dermserve.imaging import STANDARD_VIEWS, Limits, Measures, decode, make_views, measure
+from dermserve.imaging import STANDARD_VIEWS, Limits, Measures, TooManyPixelsError, decode, make_views, measure
 from dermserve.v1 import card_pb2, classifier_pb2
 
 CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
 
 _STUCK_SECONDS = 30.0  # a thread that decodes one photo for longer is replaced
+_LARGE_WAITING = 8  # most large photos that wait for their thread without keeping others from admission
 _ATTEMPTS = 3  # attempts for a request without a version: versions may change while it is in progress
 # Seconds: if several models share the model servers, views that take longer are sent in several calls, so that requests
 # for other models get slots in between.
@@ -70,8 +72,10 @@ class Classifier:
 
     def __init__(self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics) -> None:
         self.servers, self.catalog, self.metrics = servers, catalog, metrics
-        self.limits = config.limits
-        self.workers = Workers(config.decoders, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
+        workers = functools.partial(Workers, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
+        self.workers, self.large_photos = workers(config.decoders), workers(1)
+        self.limits = Limits(max_bytes=config.max_image_bytes)
+        self.small = dataclasses.replace(self.limits, max_memory=SMALL_PHOTO)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
         self.held = HeldBytes(config.max_held_bytes)
         self.queues = dict[tuple[str, str], Queue]()  # one for each method and model, so that none fills another's
@@ -85,6 +89,7 @@ class Classifier:
     async def close(self) -> None:
         """Let the decoder threads end, and cancel background work."""
         self.workers.close()
+        self.large_photos.close()
         await self.canary.close()
 
     async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
@@ -148,8 +153,7 @@ class _Request:
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         self._rpc.enter("decode")
-        work = functools.partial(prepare, self._photo.image, spec=choice.card.input, limits=self._line.limits)
-        prepared = await self._line.workers.run(work)
+        prepared = await self._decode(choice.card.input)
         views = await self._views(prepared, choice.card, 0, 1 if in_graph else min(wanted, piece))
         self.place.prepared()
         part = Part(views, self._rpc.budget, STANDARD_VIEWS if in_graph else ())
@@ -162,6 +166,16 @@ class _Request:
             self._asked, until = wanted, min(wanted, until + piece)
             scores = await self._predict_more(scores, card, prepared, until)
         return scores, card, prepared
+
+    async def _decode(self, spec: card_pb2.InputSpec) -> Prepared:
+        """Decode the photo; one that takes much memory in a thread of its own, so that only one does at a time."""
+        work, line = functools.partial(prepare, self._photo.image, spec=spec), self._line
+        try:
+            return await line.workers.run(functools.partial(work, limits=line.small))
+        except TooManyPixelsError:
+            if line.large_photos.waiting < _LARGE_WAITING:
+                self.place.queue.set_aside(self.place)
+            return await line.large_photos.run(functools.partial(work, limits=line.limits))
 
     async def _views(self, prepared: Prepared, card: card_pb2.Card, begin: int, end: int) -> NDArray[np.uint8]:
         """Make some of the card's views; the first is the photo as it is."""

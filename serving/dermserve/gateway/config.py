@@ -19,8 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
-_DECODING_BYTES = 220_000_000  # of all decoders together
-_LIMITS = Limits()
+SMALL_PHOTO = 15_000_000  # bytes that the decoding of a photo may take beside that of others
 
 
 def _split(value: object) -> object:
@@ -81,8 +80,8 @@ class Config(BaseSettings):
     max_deadline_seconds: Seconds = 60.0  # no request gets more, whatever its caller says
     grace_seconds: float = Field(10.0, ge=0, le=_MOST)  # for accepted requests to finish after SIGTERM
 
-    max_image_bytes: Count = _LIMITS.max_bytes  # size of a photo's file
-    decoders: Count = Field(2, le=64)  # threads that decode photos; more than two share the memory that two may take
+    max_image_bytes: Count = Limits().max_bytes  # size of a photo's file
+    decoders: Count = Field(2, le=64)  # threads that decode photos; large ones have another thread
     stream_at_once: Count = 4  # photos of one ClassifyStream in flight
 
     poll_seconds: Seconds = 2.0  # between polls of the versions while every model is ready, else less
@@ -105,13 +104,7 @@ class Config(BaseSettings):
     @property
     def photo_memory(self) -> int:
         """Bytes of memory for all photos: those in progress, those being received, and what is decoded."""
-        return 2 * self.max_held_bytes + _DECODING_BYTES
-
-    @property
-    def limits(self) -> Limits:
-        """What a photo may be."""
-        memory = min(_LIMITS.max_memory, _DECODING_BYTES // self.decoders)
-        return Limits(max_bytes=self.max_image_bytes, max_memory=memory)
+        return 2 * self.max_held_bytes + self.decoders * SMALL_PHOTO + Limits().max_memory
 
 
 def is_loopback(listen: str) -> bool:

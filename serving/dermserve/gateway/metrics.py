@@ -187,7 +187,7 @@ class Snapshot(Collector):
         if shown := [at for each in self.classifier.servers.all if (at := each.certificate_expiry) is not None]:
             ends["model_server",] = min(shown)
         yield _gauge("certificate_expiry_timestamp_seconds", "use", "When the first certificate in use expires.", ends)
-        replaced = {(): self.classifier.workers.replaced}
+        replaced = {(): self.classifier.workers.replaced + self.classifier.large_photos.replaced}
         yield _counter("decoders_replaced", "", "Decoder threads that were stuck.", replaced)
 
     def _read_servers(self) -> Iterator[Metric]:

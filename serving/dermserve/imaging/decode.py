@@ -71,7 +71,7 @@ class Limits:
     max_bytes: int = 20_000_000  # file size in bytes
     max_pixels: int = 50_000_000  # width × height, from the header
     min_side: int = 32  # shorter side in pixels
-    max_memory: int = 100_000_000
+    max_memory: int = 190_000_000
     """Bytes that decoding one photo may take, estimated from its header. It limits the pixels of formats that can't be
     reduced while they are decoded."""
 
