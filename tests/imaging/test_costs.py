@@ -224,11 +224,13 @@ def _many_tags() -> bytes:
         lambda: _PNG[:33] + files.chunk(b"zTXt", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
         lambda: files.jpeg_of_scans(6400, 63),
         lambda: files.png(6600, 6600, colour=6, depth=16),
+        lambda: files.png(11_000, 11_000, colour=3),
+        lambda: files.saved(Image.new("RGB", (12_000, 9000), "pink"), "JPEG"),
         lambda: heif_files.grid(_TILE, 5712, 4284),
     ],
     ids=[
         "fill", "fill_after", "restarts", "segments_after", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans",
-        "png", "heic",
+        "png", "palette", "jpeg", "heic",
     ],
 )  # fmt: skip
 def test_no_photo_takes_two_seconds_of_a_core(data: Callable[[], bytes]) -> None:

@@ -120,7 +120,7 @@ _GRID = (b"grid", bytes([0, 1, 0, 0]) + struct.pack(">II", 128, 96), (_SIZE,))
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (single(_COLOURS, size=ispe(8000, 7000)), TooManyPixelsError, "50 megapixels"),
+        (single(_COLOURS, size=ispe(16_000, 9000)), TooManyPixelsError, "128 megapixels"),
         (single(_COLOURS, size=ispe(3000, 2000)), UndecodablePhotoError, "HEIC file is truncated or damaged"),
         (single(dataclasses.replace(_COLOURS, width=40)), UndecodablePhotoError, "damaged"),
         (single(_HUGE), UndecodablePhotoError, "damaged"),
@@ -136,7 +136,7 @@ _GRID = (b"grid", bytes([0, 1, 0, 0]) + struct.pack(">II", 128, 96), (_SIZE,))
         (grid(_HUGE, 600, 400), UndecodablePhotoError, "damaged"),
         (grid(_TILE, 100, 100, columns=5, rows=5), UndecodablePhotoError, "damaged"),
         (grid(_TILE, 1000, 1000, copies=3), UndecodablePhotoError, "damaged"),
-        (grid(_TILE, 12_000, 9_000), TooManyPixelsError, "50 megapixels"),
+        (grid(_TILE, 16_000, 9_000), TooManyPixelsError, "128 megapixels"),
         (grid(_COLOURS, 20, 20), TooSmallError, "20×20"),
         (heic([_GRID, _GRID, _BASE], references=[(b"dimg", 1, [2]), (b"dimg", 2, [3])]),
          UndecodablePhotoError, "damaged"),

@@ -39,8 +39,10 @@ _SCALES = (8, 4, 2, 1)
 """Divisors at which JPEGs are decoded. libjpeg-turbo also has other eighths, but without SIMD code: 5/8 of 600×450
 takes longer than the whole photo."""
 _BAND = 1 << 18  # pixels converted at once
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What codecs raise for damaged files; not MemoryError, and nothing that only a bug of ours raises."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns or refuses by a limit of its own
 
 # Until a process has freed a larger block, glibc gives the memory of each photo back to the system and asks for
 # it again: 470 page faults and a millisecond for a photo of 600×450.
@@ -69,7 +71,7 @@ class Limits:
     """Limits for a photo."""
 
     max_bytes: int = 20_000_000  # file size in bytes
-    max_pixels: int = 50_000_000  # width × height, from the header
+    max_pixels: int = 128_000_000  # width × height, from the header; phones take up to 108 megapixels
     min_side: int = 32  # shorter side in pixels
     max_memory: int = 190_000_000
     """Bytes that decoding one photo may take, estimated from its header. It limits the pixels of formats that can't be
