@@ -76,6 +76,17 @@ async def test_a_log_whose_reader_is_gone_costs_no_answer(tfs):
         assert await asyncio.wait_for(process.process.wait(), 100) == 0
 
 
+async def test_a_log_whose_reader_is_stuck_costs_no_answer(tfs):
+    async with tfs.serving() as address, _process(address) as (process, world):
+        stderr = process.process._transport.get_pipe_transport(2)
+        stderr.pause_reading()
+        for _ in range(500):  # a pipe has room for half of their lines
+            assert (await world.stub.ListModels(classifier_pb2.ListModelsRequest(), timeout=100)).models
+        stderr.resume_reading()
+        process.process.send_signal(signal.SIGTERM)
+        await process.until_event("stopped")
+
+
 async def test_a_log_on_a_full_disk_costs_no_answer(tfs, unused_port):
     async with tfs.serving() as address:
         command = (sys.executable, "-m", "dermserve.gateway", "--listen", f"127.0.0.1:{unused_port}", "--tfs", address)

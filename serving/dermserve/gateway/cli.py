@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from dermserve.gateway.server import lifespan
 if sys.platform != "win32":
     import uvloop
 
+_PIPE_ROOM = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes at once when it can be written
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
     click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one."),
@@ -100,11 +102,15 @@ def configure_logs() -> None:
 
 
 class _Stderr(io.TextIOBase):
-    """Standard error. If it can't be written, as its reader is gone or a disk full, lines are lost, and no answers."""
+    """Standard error. If it can't be written, as its reader is gone or stuck or a disk full, only lines are lost."""
 
     def write(self, text: str, /) -> int:
+        line = text.encode()
         with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), text.encode())
+            for at in range(0, len(line), _PIPE_ROOM):
+                if sys.platform != "win32" and not select.select([], [sys.stderr], [], 0)[1]:
+                    break
+                os.write(sys.stderr.fileno(), line[at : at + _PIPE_ROOM])
         return len(text)
 
 
