@@ -58,6 +58,17 @@ def test_a_grid_of_tiles_is_one_picture() -> None:
     assert np.abs(pixels[96:, 128:] - _expected()).mean() < 3
 
 
+def test_an_iphones_file_with_thumbnail_gain_map_and_tone_map_is_decoded() -> None:
+    gray = coded("gray.heic")
+    gain = (ispe(gray.width, gray.height), box(b"hvcC", gray.config), full(b"auxC", b"urn:com:apple:photo:2020\0"))
+    layout = bytes([0, 1, 1, 1]) + struct.pack(">II", 256, 192)
+    items = [(b"grid", layout, (ispe(256, 192),)), *[(b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))] * 5]
+    items += [(b"hvc1", gray.stream, gain), (b"tmap", bytes(62), (ispe(256, 192),)), (b"Exif", bytes(4), ())]
+    references = [(b"dimg", 1, range(2, 6)), (b"thmb", 6, [1]), (b"auxl", 7, [1, 8]), (b"dimg", 8, [1, 7])]
+    data = heic(items, references=[*references, (b"cdsc", 9, [1, 8])])
+    assert (_pixels(data, 192, 256) == _pixels(grid(_COLOURS, 256, 192), 192, 256)).all()
+
+
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_a_heic_is_turned_and_mirrored_as_its_container_says(turns: int, axis: int | None) -> None:
@@ -114,6 +125,7 @@ def _unit(kind: int) -> bytes:
 _HUGE = dataclasses.replace(_TILE, config=_config(_sps(16_000, 16_000)))
 _ALPHA = full(b"auxC", b"urn:mpeg:hevc:2015:auxid:1\0")
 _BASE = (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))
+_AS_MAP = full(b"infe", struct.pack(">HH", 1, 0), b"tmap\0", version=2)
 _GRID = (b"grid", bytes([0, 1, 0, 0]) + struct.pack(">II", 128, 96), (_SIZE,))
 
 
@@ -140,18 +152,22 @@ _GRID = (b"grid", bytes([0, 1, 0, 0]) + struct.pack(">II", 128, 96), (_SIZE,))
         (grid(_COLOURS, 20, 20), TooSmallError, "20×20"),
         (heic([_GRID, _GRID, _BASE], references=[(b"dimg", 1, [2]), (b"dimg", 2, [3])]),
          UndecodablePhotoError, "damaged"),
+        (heic([_GRID, (*_GRID[:2], (_SIZE, _AS_MAP)), _BASE], references=[(b"dimg", 1, [2]), (b"dimg", 2, [3])]),
+         UndecodablePhotoError, "damaged"),
         (heic([_BASE, (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG, _ALPHA))], references=[(b"auxl", 2, [1])]),
          UnsupportedFormatError, "transparency"),
         (heic([(b"av01", b"", (_SIZE,))]), UnsupportedFormatError, "without a still picture in HEVC"),
         (heic([(b"iovl", b"", (_SIZE,)), _BASE], references=[(b"dimg", 1, [2])]), UnsupportedFormatError, "tiles"),
         (single(_COLOURS)[:24], UnsupportedFormatError, "still picture"),
         (heic([_BASE], extra=box(b"free") * 5000), TooComplexError, "4,096 boxes"),
+        (heic([_BASE], references=[(b"thmb", 2, [1] * 60_000)]), TooComplexError, "100,000 bytes of references"),
         ((CASES / "transparent.heic").read_bytes(), UnsupportedFormatError, "transparency"),
     ],
     ids=[
         "large", "size_beyond_stream", "size_below_stream", "stream_beyond_size", "two_sps", "sps_in_stream", "units",
         "two_depths", "two_sizes", "cut_out", "tile_beyond_size", "tiles_beyond_picture", "missing_tile", "large_grid",
-        "small_grid", "grid_of_grids", "alpha", "avif", "overlay", "sequence", "boxes", "alpha_of_encoder",
+        "small_grid", "grid_of_grids", "grid_as_tone_map", "alpha", "avif", "overlay", "sequence", "boxes",
+        "references", "alpha_of_encoder",
     ],
 )  # fmt: skip
 def test_a_heic_that_would_take_more_than_it_says_is_refused(data: bytes, error: type[PhotoError], words: str) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,15 @@ else:
 
 HEIC = pillow_heif is not None  # whether the extra `heic` is installed, and works here
 _MAX_BOXES = 4096
+_MAX_REFERENCES = 100_000  # bytes: two or four for each tile; phones write hundreds of tiles
 _MAX_UNITS = 100_000  # most HEVC units shorter than 256 bytes; libheif takes some 90 bytes of memory for each
 _SAMPLES = {400: 1, 420: 1.5, 422: 2, 444: 3}  # Samples of a pixel, by the chroma subsampling
 _SIZE = re.compile(rb"ispe.{4}(.{4})(.{4})", re.DOTALL)
 _REFUSED = (RuntimeError, ValueError, EOFError)  # what pillow-heif raises for damaged files
 _DERIVED = (b"iovl", b"iden")
+# An item that makes a picture brighter for screens that can show it (ISO 21496-1), of the picture and a gain map.
+# iPhones since iOS 18 and other phones write one; its number has two bytes, or four.
+_TONE_MAP = re.compile(rb"infe(?:\x02.{3}(..)|\x03.{3}(.{4}))..tmap", re.DOTALL)
 
 
 class HeifPicture:
@@ -74,7 +78,7 @@ class HeifPicture:
 
 
 def _check(data: bytes) -> tuple[list[int], bytes]:
-    """Return the pixels of each item, and the file without the references from metadata to images.
+    """Return the pixels of each item, and the file without the references from metadata and tone maps to images.
 
     Bytes behind the last whole box are left out.
     """
@@ -88,13 +92,14 @@ def _check(data: bytes) -> tuple[list[int], bytes]:
             content = data[start:end]
             if any(word in content for word in _DERIVED):
                 raise UnsupportedFormatError("HEIF files of other parts than tiles are not supported")
+            kept[start:end] = content.replace(b"cdsc", b"free")
+            tone_maps = {int.from_bytes(short or long) for short, long in _TONE_MAP.findall(content)}
             for inner, *place in _boxes(data, start + 4, end):
                 if inner == b"iref":
-                    _check_references(data, *place)
+                    _check_references(kept, *place, tone_maps=tone_maps)
                 elif inner == b"iloc":
                     _check_places(data, *place)
             sizes += [int.from_bytes(width) * int.from_bytes(height) for width, height in _SIZE.findall(content)]
-            kept[start:end] = content.replace(b"cdsc", b"free")
     if len(sizes) < 2:
         if len(data) < given:  # it is not junk that was left out
             raise UndecodablePhotoError("HEIC")
@@ -111,7 +116,7 @@ def _end(data: bytes) -> int:
     return end
 
 
-def _boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes | bytearray, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield each box's kind, and the start and end of its content."""
     for _ in range(_MAX_BOXES):
         if position >= end:
@@ -127,14 +132,19 @@ def _boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, i
     raise TooComplexError("HEIC", f"{_MAX_BOXES:,} boxes")
 
 
-def _check_references(data: bytes, start: int, end: int) -> None:
-    """Check that no tile consists of tiles."""
-    wide = 4 if data[start] else 2
+def _check_references(kept: bytearray, start: int, end: int, *, tone_maps: Collection[int]) -> None:
+    """Check that no tile consists of tiles; take out the references of tone maps."""
+    if end - start > _MAX_REFERENCES:
+        raise TooComplexError("HEIC", f"{_MAX_REFERENCES:,} bytes of references")
+    wide = 4 if kept[start] else 2
     grids, tiles = set(), set()
-    for kind, at, stop in _boxes(data, start + 4, end):
-        if kind == b"dimg":
-            grids.add(data[at : at + wide])
-            tiles |= {data[place : place + wide] for place in range(at + wide + 2, stop, wide)}
+    for kind, at, stop in _boxes(kept, start + 4, end):
+        item, *parts = (bytes(kept[place : place + wide]) for place in (at, *range(at + wide + 2, stop, wide)))
+        if kind == b"dimg" and int.from_bytes(item) in tone_maps:
+            kept[at - 4 : at] = b"free"
+        elif kind == b"dimg":
+            grids.add(item)
+            tiles.update(parts)
     if grids & tiles:
         raise UndecodablePhotoError("HEIC")
 
