@@ -255,7 +255,7 @@ def test_a_person_reads_what_to_do(run, target):
 
 
 def test_without_a_target_it_is_the_settings_doctor(run):
-    assert "--offline" in run("doctor", "--help").stdout
+    assert "--insecure" in run("doctor", "--help").stdout
 
 
 def test_every_finding_is_in_the_docs():

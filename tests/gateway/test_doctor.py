@@ -1,6 +1,5 @@
 """The doctor: what is unsafe or will not work is found, named, and comes with what to do; what is well is not."""
 
-import asyncio
 import datetime
 import json
 import pathlib
@@ -12,11 +11,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dermserve.doctor.cli import doctor, look_at_models, look_at_settings
+from dermserve.doctor.cli import doctor, look_at_settings
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
-from dermserve.v1 import card_pb2
-from tests.gateway.fake_tfserving import CODES, Version, make_card
 
 DAY = datetime.timedelta(days=1)
 
@@ -94,76 +91,22 @@ def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_
     assert _tls(one)["KEY_READABLE"] == "WARNING"
 
 
-async def _seen(address: str, **settings: object) -> dict[str, str]:
-    found = await look_at_models(Config(tfs=address, **settings), seconds=100)
-    return {finding.code: finding.severity for finding in found}
-
-
-async def test_models_that_are_well_give_no_finding_but_that_they_have_no_profile(tfs):
-    async with tfs.serving() as address:
-        assert await _seen(address) == {"NO_PROFILE": "NOTE"}
-        histogram = card_pb2.Histogram(shares=[1], mean=1)
-        for model, versions in tfs.models.items():
-            shares = [1 / len(CODES[model])] * len(CODES[model])
-            profile = card_pb2.Profile(class_shares=shares, confidence=histogram)
-            profile.brightness.CopyFrom(histogram)
-            profile.sharpness.CopyFrom(histogram)
-            versions[1].card.profile.CopyFrom(profile)
-        assert await _seen(address) == {}
-
-
-async def test_what_the_model_server_lacks_is_found(tfs, unused_port):
-    tfs.models["resnet50"] = {1: Version(make_card(trained=False)), 2: Version("no card")}
-    tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"))}
-    async with tfs.serving() as address:
-        seen = await _seen(address)
-        assert seen == {"UNTRAINED_MODEL": "WARNING", "INVALID_CARD": "ERROR", "UNCALIBRATED_MODEL": "WARNING"}
-        del tfs.models["resnet50"][1]
-        assert {"INVALID_CARD", "MODEL_NOT_READY"} <= set(await _seen(address))
-        assert "MODEL_MISSING" in await _seen(address, models="other")
-    assert await _seen(f"127.0.0.1:{unused_port}") == {"TFS_UNREACHABLE": "ERROR"}
-
-
-async def test_a_certificate_that_does_not_fit_the_model_server_is_found(tfs, tmp_path):
-    async with tfs.serving() as address:
-        assert await _seen(address, tfs_tls_ca=_certificate(tmp_path, "ca")) == {"TFS_UNREACHABLE": "ERROR"}
-
-
 def _run(*options: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     result = CliRunner().invoke(doctor, [*options], env=environment)
     return result.exit_code, result.output
 
 
 def test_the_exit_code_tells_errors_from_warnings_and_json_is_one_object_a_finding(tmp_path):
-    assert _run("--offline") == (0, "0 errors, 0 warnings, 0 notes (model servers not asked)\n")
-    warned = ("--offline", "--listen", "0.0.0.0:1", "--insecure")
+    assert _run() == (0, "0 errors, 0 warnings, 0 notes\n")
+    warned = ("--listen", "0.0.0.0:1", "--insecure")
     assert _run(*warned)[0] == 0
     code, text = _run(*warned, "--json")
     assert [set(json.loads(line)) for line in text.splitlines()] == [{"severity", "code", "what", "remedy"}] * 2
-    code, text = _run("--offline", environment={"DERMSERVE_QUEUE": "-1", "DERMSERVE_GRACE_SECONDS": "soon"})
+    code, text = _run(environment={"DERMSERVE_QUEUE": "-1", "DERMSERVE_GRACE_SECONDS": "soon"})
     assert (code, text.count("[SETTING]")) == (1, 2)
     assert "queue" in text
-    assert _run("--offline", "--config", str(tmp_path / "none.toml"))[0] == 1
+    assert _run("--config", str(tmp_path / "none.toml"))[0] == 1
     assert _run("--nonsense")[0] == 2
-
-
-def test_the_command_asks_the_model_servers(tfs):
-    async def ask() -> tuple[int, str]:
-        async with tfs.serving() as address:
-            return await asyncio.to_thread(_run, "--tfs", address, "--timeout", "100")
-
-    code, text = asyncio.run(ask())
-    assert (code, "NO_PROFILE" in text) == (0, True)
-
-
-@pytest.mark.parametrize(
-    ("address", "what"),
-    [("127.0.0.1:{port}", "does not answer"), ("nowhere.invalid:8500", "nowhere.invalid:8500 can't be resolved")],
-)
-def test_json_is_all_it_prints_of_a_model_server_that_does_not_answer(unused_port, address, what):
-    code, text = _run("--json", "--tfs", address.format(port=unused_port))
-    found = {each["code"]: each["what"] for each in map(json.loads, text.splitlines())}
-    assert (code, what in found["TFS_UNREACHABLE"]) == (1, True)
 
 
 def test_config_prints_every_setting_with_its_source(tmp_path):
@@ -178,8 +121,3 @@ def test_config_prints_every_setting_with_its_source(tmp_path):
     assert "listen = 127.0.0.1:1  # option" in lines
     refused = CliRunner().invoke(config_command, [], env={"DERMSERVE_QUEUE": "-1"})
     assert (refused.exit_code, "queue" in refused.output) == (2, True)
-
-
-def test_a_timeout_that_is_no_number_is_wrong_usage():
-    code, said = _run("--timeout", "nan")
-    assert (code, "'nan' is not a number" in said) == (2, True)

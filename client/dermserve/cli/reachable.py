@@ -141,7 +141,7 @@ def _look_at_model(model: Model) -> Finding:
     told = ", ".join(f"version {one.version} {one.state} {'/'.join(one.labels)}".rstrip() for one in model.versions)
     if model.ready:
         return Finding("OK", "MODEL", f"{model.name}: {told}")
-    remedy = "see the model server's log; `dermserve doctor` beside the gateway asks it"
+    remedy = "see the model server's log, and `model_unusable` in the gateway's"
     return Finding("ERROR", "MODEL_NOT_AVAILABLE", f"{model.name} can't answer: {told or 'no versions'}", remedy)
 
 

@@ -1,6 +1,5 @@
-"""`dermserve doctor`: check a gateway's settings and their files, and whether its model servers give good answers."""
+"""`dermserve doctor`: check a gateway's settings and their files."""
 
-import asyncio
 import datetime
 import functools
 import pathlib
@@ -10,19 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import structlog.testing
 
 from dermserve.cli.reachable import COLOURS, Finding
-from dermserve.gateway import tracing
-from dermserve.gateway.catalog import Catalog
-from dermserve.gateway.certificates import check_key, model_server_files, read_certificates
+from dermserve.gateway.certificates import check_key, read_certificates
 from dermserve.gateway.cli import config_options
 from dermserve.gateway.config import Config, is_loopback, load_config
-from dermserve.gateway.errors import ModelServerUnreachableError
-from dermserve.gateway.model_servers import KnownModel, KnownVersion
-from dermserve.gateway.server import connect
-from dermserve.models.options import Number
-from dermserve.v1 import card_pb2
 
 _SOON = datetime.timedelta(days=30)
 _SEVERITIES = list(COLOURS)[:3]
@@ -101,77 +92,15 @@ def _key(key_name: str, key: pathlib.Path, *, of: pathlib.Path) -> Iterator[Find
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
 
 
-async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
-    """Ask every model server, with `seconds` for a call, and find what prevents answers or makes them useless."""
-    found = await asyncio.gather(*(_look_at(config, address, seconds) for address in config.tfs))
-    return [finding for findings in found for finding in findings]
-
-
-async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
-    alone = config.model_copy(update={"tfs": (name,), "poll_timeout_seconds": seconds})
-    try:
-        servers = await connect(alone, tracing.Tracing(), model_server_files(alone))
-    except (OSError, ValueError) as fault:
-        return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
-    try:
-        if not servers.all:
-            return [error("TFS_UNREACHABLE", f"{name} can't be resolved", "correct tfs, or the DNS")]
-        catalog = Catalog(servers, alone)
-        await catalog.poll(patiently=True)
-    finally:
-        await servers.close()
-    if not any(model.reachable for model in catalog.models.values()):
-        why = next((server.fault for server in servers.all if server.fault), ModelServerUnreachableError())
-        details = getattr(why.__cause__, "details", lambda: None)() or str(why)
-        remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
-        if config.tfs_tls_ca:
-            remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
-        return [error("TFS_UNREACHABLE", f"{name} does not answer: {details}", remedy)]
-    return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
-
-
-def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:
-    here = f"{model.name} at {address}"
-    if not model.versions:
-        remedy = "add it to the model server's models.config, or correct models"
-        yield error("MODEL_MISSING", f"{here}: there is no such model", remedy)
-        return
-    for version in model.available:
-        yield from _look_at_version(here, version)
-    if not model.ready:
-        text = f"{here}: none of its versions is available with a valid card"
-        yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
-
-
-def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
-    name = f"{here}, version {version.number}"
-    if version.card is None:
-        text = f"{name}: {version.fault}; it answers nothing"
-        yield error("INVALID_CARD", text, "export it by `dermserve export`, which writes and checks the card")
-        return
-    if version.card.provenance.training != card_pb2.TRAINING_TRAINED:
-        text = f"{name} was never trained on skin lesions: every answer is UNCERTAIN"
-        yield warning("UNTRAINED_MODEL", text, "train one (docs/training.md) and export it")
-    elif not version.card.calibration.HasField("min_confidence"):
-        text = f"{name} has no fitted confidence threshold: every answer is UNCERTAIN"
-        yield warning("UNCALIBRATED_MODEL", text, "run `dermserve evaluate` on its run and export it again")
-    elif not version.card.HasField("profile"):
-        text = f"{name} has no profile: there are no drift metrics for it"
-        yield note("NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
-
-
 @click.command()
 @config_options
-@click.option("--offline", is_flag=True, help="Check settings and files only; ask no model server.")
-@click.option("--timeout", type=Number(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
-              help="For each model server to answer.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
-def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json: bool, **options: Any) -> None:
+def doctor(context: click.Context, /, *, as_json: bool, **options: Any) -> None:
     """Check a gateway's settings: what is unsafe, what does not work, and what to do.
 
-    Takes the options of `dermserve gateway`, reads the same file and environment, and asks the model servers. An error
-    prevents the gateway or some of its answers; a warning is unsafe or unwise; a note is information.
+    Takes the options of `dermserve gateway`, and reads the same file and environment. An error prevents the gateway or
+    some of its answers; a warning is unsafe or unwise; a note is information.
 
     With --target HOST:PORT, check a running gateway from here instead: `dermserve doctor --target HOST:PORT --help`.
 
@@ -184,12 +113,10 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
         found = [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     else:
         found = list(look_at_settings(config))
-        with structlog.testing.capture_logs():  # the findings say what the gateway would log
-            found += [] if offline else asyncio.run(look_at_models(config, seconds=timeout))
     for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
         finding.show(as_json=as_json)
     counts = Counter(finding.severity for finding in found)
     if not as_json:
         told = (f"{counts[severity]} {severity.lower()}{'s' * (counts[severity] != 1)}" for severity in _SEVERITIES)
-        click.echo(", ".join(told) + (" (model servers not asked)" if offline else ""))
+        click.echo(", ".join(told))
     context.exit(1 if counts["ERROR"] else 0)

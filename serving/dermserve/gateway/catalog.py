@@ -141,13 +141,13 @@ class Catalog:
         fine = self.ready and not all(server.fault for server in self._servers.all)
         return self._seconds if fine else min(self._seconds, _SOON_SECONDS)
 
-    async def poll(self, *, patiently: bool = False) -> None:
-        """Poll every model server, and wait a little, or patiently, for all, and for one at least.
+    async def poll(self) -> None:
+        """Poll every model server, and wait a little for all, and for one at least.
 
         Of those that are late, the last answers count. Polls at the same time share what they wait for.
         """
         if looks := self._servers.look(self._look):
-            done, _ = await asyncio.wait(looks, timeout=None if patiently else _PATIENCE)
+            done, _ = await asyncio.wait(looks, timeout=_PATIENCE)
             if not done:
                 await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
         seen = [server.models for server in self._servers.all if server.models]
