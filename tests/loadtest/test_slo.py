@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.loadtest import cli, drive
+from dermserve.loadtest import run as running
 from dermserve.loadtest.capacity import read_threshold
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.result import Result, check, findings_table, read_slos
@@ -145,7 +146,7 @@ def test_our_own_thresholds_can_be_read():
 def concluded(monkeypatch, tmp_path):
     def conclude(result: Result):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(cli, "under_test", lambda *_: contextlib.nullcontext((None, None)))
+        monkeypatch.setattr(running, "under_test", lambda *_: contextlib.nullcontext((None, None)))
         monkeypatch.setattr(drive, "run", lambda *_, **__: result)
         return CliRunner().invoke(cli.main, ["run", "--out", "new"])
 

@@ -70,7 +70,7 @@ class _Doctor(click.Command):
         """Parse the command line with the options of one of the two commands."""
         if not any(argument.split("=")[0] in {"--target", "--server"} for argument in args):
             try:
-                settings = SETTINGS_DOCTOR.load("doctor")
+                settings = SETTINGS_DOCTOR.load("dermserve doctor")
             except click.UsageError:
                 pass
             else:

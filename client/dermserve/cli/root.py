@@ -54,7 +54,7 @@ class Entry:
             if self.extra is None or (error.name or "dermserve").startswith("dermserve"):
                 raise
             raise click.UsageError(
-                f"`dermserve {name}` needs more than the bare install (missing: {error.name}):"
+                f"`{name}` needs more than the bare install (missing: {error.name}):"
                 f" give pip the extra [{self.extra}], for example pip install '.[{self.extra}]' in a clone"
             ) from error
 
@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command; None when there is none of that name."""
         entry = self.entries.get(cmd_name)
-        return None if entry is None else entry.load(cmd_name)
+        return None if entry is None else entry.load(f"{ctx.command_path} {cmd_name}")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, without loading them."""
@@ -105,7 +105,7 @@ class LazyGroup(click.Group):
                 super().invoke(ctx)
         except ModuleNotFoundError:  # of an import that takes long, and so is done within the command
             name = ctx.invoked_subcommand or ""
-            with self.entries.get(name, Entry("", "")).naming_extra(name):
+            with self.entries.get(name, Entry("", "")).naming_extra(f"{ctx.command_path} {name}"):
                 raise
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None

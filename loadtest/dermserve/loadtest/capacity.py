@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
 
-from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test
 from dermserve.loadtest.drive import Server, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
 from dermserve.loadtest.result import milliseconds, table
+from dermserve.loadtest.run import CALL_OPTIONS, FOLDER, duration, under_test
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
 from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
