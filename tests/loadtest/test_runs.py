@@ -456,8 +456,8 @@ def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_t
 
 
 def test_without_its_extra_it_says_what_to_install(tmp_path):
-    code = "import sys; sys.modules['locust'] = sys.modules['pydantic'] = None; from dermserve.loadtest.cli import main; "
-    code += "main(['capacity'], prog_name='dermserve-loadtest')"
+    code = "import sys; sys.modules['locust'] = sys.modules['pydantic'] = None;"
+    code += "from dermserve.loadtest.cli import main; main(['capacity'], prog_name='dermserve-loadtest')"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "`dermserve-loadtest capacity` needs more" in done.stderr
