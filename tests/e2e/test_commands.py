@@ -52,9 +52,11 @@ def test_up_serves_until_a_signal_and_leaves_nothing_running(
 ) -> None:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
+    (tmp_path / "random.py").write_text("raise SystemExit('not the module of that name')\n")
     command = [DERMSERVE, "up", "--store", str(own_store), "--model", MODEL, "--port", "0", "--tfs-port", "0"]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as up:
         try:
             address = _address_of(up)

@@ -48,7 +48,13 @@ def result(folder: pathlib.Path) -> dict:
     return json.loads((folder / "build/loadtest/result.json").read_text())
 
 
-def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
+def test_a_closed_loop_calls_by_its_mix_and_reports_whatever_else_is_in_the_folder(
+    target, gateway, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LOCUST_MASTER", "true")
+    (tmp_path / "locust.conf").write_text("users = 3\nrun-time = 1h\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.locust\n")
+    (tmp_path / "random.py").write_text("raise SystemExit('not the module of that name')\n")
     mix = ("--mix", "resnet50:full", "--mix", "resnet50:adaptive", "--mix", "resnet50:none:3")
     sizes = ("--side", "80", "--side", "200")
     done = run(*quick(target, *mix, "--users", "3", *sizes, "--warm-up", "0s", "--csv", "new/a"), cwd=tmp_path)

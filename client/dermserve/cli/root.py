@@ -160,5 +160,5 @@ def modelserver(flags: tuple[str, ...]) -> None:
         raise ModuleNotFoundError(name="tensorflow")
     # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
-    command = [sys.executable, "-m", "dermserve.modelserver", *flags]
+    command = [sys.executable, "-P", "-m", "dermserve.modelserver", *flags]
     os.execve(command[0], command, environment)  # noqa: S606 - our own module

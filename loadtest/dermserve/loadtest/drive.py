@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import pathlib
 import sys
 import tempfile
@@ -19,6 +20,11 @@ from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, 
 from dermserve.local import Stack
 from dermserve.local.child import HOST, Child, free_port
 
+# Of Locust's options those count that are given here, and none of locust.conf and pyproject.toml in some folder.
+_LOCUST = (
+    "import configargparse; configargparse.ArgumentParser._open_config_files = lambda *_: [];"
+    "from locust.main import main; main()"
+)
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
@@ -90,8 +96,8 @@ def run(
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
     log: Callable[[str], None] = (lambda line: None) if quiet else say
-    photos = _photos(scenario.photos, scenario.sides)
-    environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), **photos}
+    environment = _environment(scenario.photos, scenario.sides)
+    environment["DERMSERVE_LOADTEST_SCENARIO"] = scenario.model_dump_json()
     started = processes if processes > 1 and not expect_workers else 0
     # Without the web UI, the scenario's shape sets users and time instead.
     command = _locust(
@@ -139,7 +145,7 @@ def run(
 
 def run_worker(master: str, *, photos: str | None, sides: Sequence[int]) -> int:
     """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
-    worker = Child(_worker(master), name="worker", log=say, env=_photos(photos, sides))
+    worker = Child(_worker(master), name="worker", log=say, env=_environment(photos, sides))
     try:
         return worker.wait()
     finally:
@@ -152,8 +158,9 @@ def address_options(option: str, address: str) -> list[str]:
     return [f"{option}-host={host}", f"{option}-port={port}"]
 
 
-def _photos(folder: str | None, sides: Sequence[int]) -> dict[str, str]:
-    return {"DERMSERVE_LOADTEST_PHOTOS": folder or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
+def _environment(photos: str | None, sides: Sequence[int]) -> dict[str, str | None]:
+    own = {"DERMSERVE_LOADTEST_PHOTOS": photos or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
+    return {**{name: None for name in os.environ if name.startswith("LOCUST_")}, **own}
 
 
 def _worker(master: str) -> list[str]:
@@ -161,5 +168,5 @@ def _worker(master: str) -> list[str]:
 
 
 def _locust(*options: str) -> list[str]:
-    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--loglevel=ERROR"]
+    command = [sys.executable, "-P", "-c", _LOCUST, "-f", str(_LOCUSTFILE), "--loglevel=ERROR"]
     return [*command, "--exit-code-on-error=0", *options]  # calls that fail are counted, by the master

@@ -46,7 +46,7 @@ class Stack(InOrder):
     tfs_port: int = DEFAULT_TFS_PORT  # the model server's; 0 takes a free one
     ready_timeout: float = 180.0  # seconds for the model server to load, and again for the gateway to be ready
     say: Callable[[str], None] = lambda line: None  # takes a line of progress
-    program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}")
+    program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-P", "-m", f"dermserve.{name}")
     """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
     model_server_flags: Sequence[str] = ()
     gateway_flags: Sequence[str] = ()

@@ -64,7 +64,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     interrupted = threading.Event()  # once set, the export's output is not printed as progress
     arguments = [argument for model in lacking for argument in ("--model", model)]
     export = Child(
-        [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments],
+        [sys.executable, "-P", "-m", "dermserve.models.export", "--store", str(store), *arguments],
         name="export",
         log=lambda line: None if interrupted.is_set() else say(line),
         env={"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"},
