@@ -294,15 +294,15 @@ def capacity(
     if gateways > 1 and not options["local"]:
         raise ScenarioError("--gateways needs --local, which can start them")
     out.mkdir(parents=True, exist_ok=True)
-    options |= {"users": 1, "run_time": probe + options["warm_up"]}
+    counts = sorted({int(count) for count in callers.split(",")})
+    options |= {"users": counts[-1], "run_time": probe + options["warm_up"]}
     machine, found = describe_machine(), list[Capacity]()
     with under_test({**options, "gateways": gateways}) as (base, server):
         if any(part.stream for part in base.mix):
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
         search = _Search(
             base=base, server=server, gateways=gateways, processes=processes, limit=limit, threshold=threshold,
-            precision=precision, seconds=probe, probes=probes,
-            callers=sorted({int(count) for count in callers.split(",")}),
+            precision=precision, seconds=probe, probes=probes, callers=counts,
         )  # fmt: skip
         for part in base.mix:  # write the results so far after each
             say(f"{part.model} {part.mode}")

@@ -101,6 +101,9 @@ def run(
     if expect_workers and (processes > 1 or options["photos"] or options["sides"]):
         raise click.UsageError("with --expect-workers give --photos and --side to each worker, and no --processes")
     out.mkdir(parents=True, exist_ok=True)
+    if csv:  # here, as Locust's error would be a traceback
+        pathlib.Path(csv).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(f"{csv}_stats.csv").touch()
     slos = read_slos(slo_file) if slo_file else []
     for option, address in {"--bind": expect_workers and bind, "--web": web}.items():
         if address:

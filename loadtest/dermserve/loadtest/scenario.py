@@ -20,6 +20,8 @@ from dermserve.local.picture import DRAWN
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given
+_MOST_USERS = 20_000  # they take gigabytes
+_MOST_SECONDS = 1_000_000
 _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
 _MOST_PHOTOS = 256
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
@@ -82,8 +84,11 @@ class Scenario(pydantic.BaseModel):
     mix: tuple[Part, ...] = pydantic.Field(min_length=1)  # what users call
     photos: str | None = None  # a folder of photos; drawn ones when None
     sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()  # pixels: photos are scaled to each
-    rate: float | None = pydantic.Field(None, gt=0)  # calls due a second, over all users; None: a closed loop
-    users: int = pydantic.Field(0, ge=0)  # users at the shape's peak. 0: as many as the rate needs, or eight
+    rate: float | None = pydantic.Field(None, gt=0, le=_MOST_USERS / _SECONDS_BETWEEN_CALLS)
+    """Calls due a second, over all users; None: a closed loop."""
+    users: int = pydantic.Field(
+        0, ge=0, le=_MOST_USERS
+    )  # users at the shape's peak. 0: as many as the rate needs, or eight
     run_time: float = 60.0  # seconds
     shape: str = "steady"  # a key of SHAPES
     warm_up: float = pydantic.Field(5.0, ge=0)  # seconds at the start that the summary leaves out
@@ -124,7 +129,9 @@ def parse_seconds(text: str) -> float:
     """Read a duration: "500ms", "90s", "2m", "1h", or a number of seconds. Raises ValueError."""
     if not (match := re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms|s|m|h)?", text)):
         raise ValueError(f"{text!r} is not a duration: write 500ms, 90s, 2m or 1h")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    if (seconds := float(match[1]) * _UNITS[match[2] or "s"]) > _MOST_SECONDS:
+        raise ValueError(f"{text!r} is too long: {_MOST_SECONDS}s at most")
+    return seconds
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
