@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from dermserve.loadtest import drive
+from dermserve.loadtest.scenario import parse_seconds
 from tests.certificates import make_certificate, server_credentials
 from tests.client import fake_gateway
 from tests.k8s.rendering import LOAD_TEST, Manifest, named, pod, render
@@ -70,7 +72,7 @@ def test_the_jobs_commands_load_a_gateway_over_mtls_and_leave_a_report_on_the_vo
         assert secret not in (tmp_path / "report" / name).read_text(), "the report holds no key"
 
 
-def test_the_report_outlives_the_pod_and_the_master_waits_for_every_worker() -> None:
+def test_the_report_outlives_the_pod_the_master_waits_for_every_worker_and_both_jobs_end() -> None:
     manifests = render(LOAD_TEST)
     master = pod(named(manifests, "Job", "dermserve-loadtest"))
     (container,) = master["containers"]
@@ -80,5 +82,8 @@ def test_the_report_outlives_the_pod_and_the_master_waits_for_every_worker() -> 
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     (out,) = (argument.partition("=")[2] for argument in container["args"] if argument.startswith("--out="))
     assert named(manifests, "PersistentVolumeClaim", claims[mounts[out]])
-    workers = named(manifests, "Job", "dermserve-loadtest-workers")["spec"]["parallelism"]
-    assert f"--expect-workers={workers}" in container["args"]
+    workers = named(manifests, "Job", "dermserve-loadtest-workers")["spec"]
+    assert f"--expect-workers={workers['parallelism']}" in container["args"]
+    (run_time,) = (argument.partition("=")[2] for argument in container["args"] if argument.startswith("--run-time="))
+    for job in (workers, named(manifests, "Job", "dermserve-loadtest")["spec"]):
+        assert job["activeDeadlineSeconds"] > drive._WORKERS_TIMEOUT + parse_seconds(run_time)

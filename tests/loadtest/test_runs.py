@@ -16,8 +16,9 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
-from dermserve.loadtest import drive
+from dermserve.loadtest import capacity, drive
 from dermserve.loadtest.cli import main
+from dermserve.loadtest.scenario import ServerError
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
 from tests.client import fake_gateway
@@ -131,6 +132,36 @@ def test_errors_are_counted_by_status_and_breach_the_gate_and_a_short_deadline_i
 
 
 @pytest.mark.slow
+def test_users_whose_calls_fail_at_once_pause_and_do_not_call_thousands_of_times(target, gateway, tmp_path):
+    gateway.classify = lambda _, context: fake_gateway.abort(context, fake_gateway.rich_status(14, "gone"))
+    run(*quick(target, "--mix", "resnet50", "--users", "1"), cwd=tmp_path, code=1)
+    assert 1 < len(gateway.requests) <= 41
+
+
+@pytest.mark.slow
+def test_a_local_server_that_dies_is_named_after_the_report(small_store, tmp_path):
+    mix = ("--mix", "mobilenet_v3_small", "--users", "2", "--run-time", "8s", "--warm-up", "0s")
+    with interruptible("run", "--local", "--store", str(small_store), *mix, cwd=tmp_path) as process:
+        assert any("calls/s" in line for line in process.stderr)
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(one for one in family if "dermserve.gateway" in one.cmdline()).kill()
+        _, err = process.communicate(timeout=200)
+    assert (process.returncode, "Error: the gateway was killed by signal 9" in err) == (3, True), err
+    assert "UNAVAILABLE" in result(tmp_path)["calls"][-1]["statuses"]
+
+
+@pytest.mark.slow
+def test_a_search_ends_when_the_gateway_is_gone(target, gateway, tmp_path, monkeypatch):
+    def gone(scenario):
+        raise ServerError("no gateway answers")
+
+    gateway.classify = lambda _, context: fake_gateway.abort(context, fake_gateway.rich_status(14, "gone"))
+    monkeypatch.setattr(capacity, "check_server", gone)
+    short = ("--callers", "1", "--probe", "1s", "--warm-up", "0s")
+    run("capacity", "--server", target, "--mix", "resnet50", *short, cwd=tmp_path, code=3)
+
+
+@pytest.mark.slow
 def test_workers_send_everything_to_their_master_calls_in_flight_at_the_end_too(target, gateway, tmp_path):
     gateway.classify = lambda request, context: time.sleep(1.5) or fake_gateway.answer(request)
     run(*quick(target, "--mix", "resnet50", "--users", "4", "--processes", "2", "--warm-up", "0s"), cwd=tmp_path)
@@ -189,7 +220,11 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--users", "1000000"), 2, "users: Input should be less than or equal to 20000"),
         (("capacity", "--server", "x:1", "--callers", "1,99999"), 2, "users: Input should be less than"),
         (("run", "--server", "x:1", "--rate", "1e308"), 2, "rate: Input should be less than or equal to 10000"),
-        (("run", "--server", "x:1", "--run-time", "9999999999999h"), 2, "'9999999999999h' is too long: 1000000s at most"),
+        (
+            ("run", "--server", "x:1", "--run-time", "9999999999999h"),
+            2,
+            "'9999999999999h' is too long: 1000000s at most",
+        ),
         (("run", "--server", "x:1", "--csv", "slo.toml/a"), 1, "slo.toml: File exists"),
         (("run", "--server", "x:1", "--deadline", "0"), 2, "deadline"),
         (("run", "--server", "x:1", "--deadline", "soon"), 2, "500ms"),
@@ -441,7 +476,7 @@ def test_a_master_whose_workers_do_not_come_gives_up(target, gateway, tmp_path, 
     monkeypatch.setattr(drive, "_WORKERS_TIMEOUT", 1)
     waiting = ("--expect-workers", "1", "--bind", f"127.0.0.1:{unused_port}")
     done = run(*quick(target, "--mix", "resnet50", *waiting), cwd=tmp_path, code=1)
-    assert "Locust ended without a result" in done.stderr
+    assert "the generator ended with status 1" in done.stderr
     assert "Gave up waiting for workers" in done.stderr
     assert not gateway.requests
 

@@ -182,28 +182,43 @@ def test_a_report_that_cannot_be_written_is_named_and_the_result_is_kept(conclud
     assert "Classify resnet50 NONE" in done.stdout
 
 
+class Locust:
+    """A generator that writes its result, and is interrupted unless it has a status."""
+
+    pid = 0
+    status: int | None = None
+
+    def __init__(self, command, **_):
+        (self.file,) = (part.partition("=")[2] for part in command if part.startswith("--result="))
+
+    def wait(self):
+        pathlib.Path(self.file).write_text(json.dumps(recorded().data))
+        if self.status is None:
+            raise KeyboardInterrupt
+        return self.status
+
+    def died(self):
+        return "its last lines"
+
+    def stop(self, *, grace):
+        pass
+
+
+def _run(*, quiet: bool = False) -> Result:
+    scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1)
+    return drive.run(scenario, drive.Server(target="x:1", pids={}), processes=1, quiet=quiet)
+
+
 @pytest.mark.parametrize("quiet", [True, False])
 def test_ctrl_c_ends_a_search_and_a_single_run_is_reported(monkeypatch, quiet):
-    written = json.dumps(recorded().data)
-
-    class Interrupted:
-        """Locust that writes its result and is interrupted."""
-
-        pid = 0
-
-        def __init__(self, command, **_):
-            (self.file,) = (part.partition("=")[2] for part in command if part.startswith("--result="))
-
-        def wait(self):
-            pathlib.Path(self.file).write_text(written)
-            raise KeyboardInterrupt
-
-        def stop(self, *, grace):
-            pass
-
-    monkeypatch.setattr(drive, "Child", Interrupted)
-    scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1)
+    monkeypatch.setattr(drive, "Child", Locust)
     expected = pytest.raises(KeyboardInterrupt) if quiet else contextlib.nullcontext()
     with expected:
-        result = drive.run(scenario, drive.Server(target="x:1", pids={}), processes=1, quiet=quiet)
+        result = _run(quiet=quiet)
     assert quiet or result.all.calls == 200
+
+
+def test_a_generator_that_fails_after_its_result_fails_the_test(monkeypatch):
+    monkeypatch.setattr(drive, "Child", Locust)
+    monkeypatch.setattr(Locust, "status", 1)  # as where a CSV file could not be written
+    assert _run().data["worker_faults"] == ["its last lines"]

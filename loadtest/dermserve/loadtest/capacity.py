@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
 
-from dermserve.loadtest.drive import Server, run, say
+from dermserve.loadtest.drive import Server, check_server, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
 from dermserve.loadtest.result import milliseconds, table
@@ -251,6 +251,8 @@ class _Search:
         scenario = self.base.model_copy(update={"mix": (part,), "target": target, **load})
         result = run(scenario, self.server, processes=self.processes, quiet=True)
         row, pace = result.all, result.data["pace"]
+        if not row.latency:
+            check_server(scenario)
         calls = row.calls + max(0, pace["wanted"] - pace["started"])
         in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
         return Point(

@@ -57,17 +57,23 @@ def server_at(address: str, metrics: str) -> Server:
 
 @contextlib.contextmanager
 def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) -> Iterator[Server]:
-    """Run a model server and gateways, the first with metrics, on free ports while the block lasts."""
+    """Run a model server and gateways, the first with metrics, on free ports while the block lasts.
+
+    Raises StackError: one can't start, or had ended before the block did.
+    """
     listen = f"{HOST}:{free_port()}"
     stack = Stack(
         store=store, models=models, port=0, tfs_port=0, gateways=gateways, gateway_flags=("--metrics-listen", listen),
         say=say,
     )  # fmt: skip
     with stack:
-        yield Server(
-            target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
-            gateways=stack.gateway_addresses, tfs_address=stack.tfs_address,
-        )  # fmt: skip
+        try:
+            yield Server(
+                target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
+                gateways=stack.gateway_addresses, tfs_address=stack.tfs_address,
+            )  # fmt: skip
+        finally:
+            stack.check()
 
 
 def check_server(scenario: Scenario) -> None:
@@ -122,7 +128,7 @@ def run(
         pids = dict(server.pids)
         seen = undo.enter_context(sampling(pids, metrics_url=server.metrics_url))
         with contextlib.ExitStack() as children:
-            main = Child([*command, f"--result={file}"], name="Locust", log=log, env=environment)
+            main = Child([*command, f"--result={file}"], name="generator", log=log, env=environment)
             children.callback(main.stop, grace=grace)
             pids["generator"] = main.pid
             for index in range(started):
@@ -131,14 +137,15 @@ def run(
                 worker.on_exit(functools.partial(ended, worker))
                 pids[f"generator {index}"] = worker.pid
             try:
-                main.wait()
+                if main.wait() and not lost:
+                    lost.append(str(main.died()))
             except KeyboardInterrupt:
                 main.stop(grace=grace)
                 if quiet or not file.is_file():
                     raise
                 say("interrupted: the report has what was measured so far")
         if not file.is_file():
-            raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
+            raise LoadTestError("\n".join(lost) or str(main.died()))
         recorded = json.loads(file.read_text())
     return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
 

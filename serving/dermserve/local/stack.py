@@ -85,10 +85,13 @@ class Stack(InOrder):
     def wait(self, *others: Child) -> None:
         """Wait without a timeout until a child, or one of the others, ends by itself. Raises StackError: one did."""
         while True:
-            for child in (*self._children.values(), *others):
-                if died := child.died():
-                    raise died
+            self.check(*others)
             time.sleep(PAUSE)
+
+    def check(self, *others: Child) -> None:
+        """Raise StackError if a child, or one of the others, has ended by itself."""
+        if died := next(filter(None, (child.died() for child in (*self._children.values(), *others))), None):
+            raise died
 
     def _start_model_server(self, parts: contextlib.ExitStack) -> None:
         scratch = None if self.owner else pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory()))
