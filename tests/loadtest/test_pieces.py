@@ -202,7 +202,7 @@ def test_the_law_is_found_again_in_its_own_points():
     [
         ({"machine": 1.9, "modelserver": 1.6, "gateway": 0.2, "generator": 0.1}, "modelserver takes most"),
         ({"machine": 1.4, "modelserver": 0.3, "gateway": 0.97, "generator": 0.2}, "a gateway is the limit"),
-        ({"machine": 1.5, "modelserver": 0.3, "gateway": 0.2, "generator 1": 0.98}, "load generator is the limit"),
+        ({"machine": 1.5, "modelserver": 0.3, "gateway": 0.2, "generator": 0.98}, "load generator is the limit"),
         ({"machine": 0.4, "modelserver": 0.1, "gateway": 0.1, "generator": 0.1}, "waiting is the limit"),
         ({"machine": 2.0, "modelserver": 0.5, "gateway": 0.1, "generator": 0.1}, "no part of this"),
     ],

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 
 import psutil
 import pytest
@@ -77,16 +76,6 @@ def test_never_ready_is_told_from_dead():
     with pytest.raises(StackError, match="isn't ready after"):
         child.wait_ready(timeout=0.2)
     assert child.died() is None
-    child.stop(grace=100)
-
-
-def test_its_death_is_reported_to_whoever_watches_before_or_after():
-    told, also = threading.Event(), threading.Event()
-    child = start("pass")
-    child.on_exit(told.set)
-    assert told.wait(100)
-    child.on_exit(also.set)
-    assert also.is_set()
     child.stop(grace=100)
 
 

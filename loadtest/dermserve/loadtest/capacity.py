@@ -65,12 +65,12 @@ class Point:
     p99: float | None
     calls: int  # those that came due and were never started included
     slow: int  # calls that were not answered within the threshold
-    cores: dict[str, float]  # mean cores busy, by process; "machine" for all, "generator" and the like for ours
+    cores: dict[str, float]  # mean cores busy, by process; "machine" for all, "generator" for ours
 
     @property
     def server_cores(self) -> dict[str, float]:
         """Mean cores busy of the servers' processes."""
-        return {name: use for name, use in self.cores.items() if not name.startswith(("machine", "generator"))}
+        return {name: use for name, use in self.cores.items() if name not in {"machine", "generator"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,19 +173,19 @@ def too_slow_already(points: Sequence[Point], threshold: float) -> str:
     return f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {threshold:.0f} ms"
 
 
-def explain(point: Point, *, cores: int) -> str:
+def explain(point: Point, *, cores: int, processes: int = 1) -> str:
     """Describe the limit at the point of the highest throughput, from how busy each process was."""
     servers, machine = point.server_cores, point.cores.get("machine", 0.0)
-    ours = [use for name, use in point.cores.items() if name.startswith("generator")]
+    generator = point.cores.get("generator", 0.0)
     shares = ", ".join(f"{name} {use:.2f}" for name, use in sorted(servers.items(), key=lambda each: -each[1]))
-    shares = f"cores busy: {shares or 'of the servers unknown'}, generator {sum(ours):.2f}"
-    if max(ours, default=0.0) > _FULL:
+    shares = f"cores busy: {shares or 'of the servers unknown'}, generator {generator:.2f}"
+    if generator > _FULL * processes:
         return f"the load generator is the limit, not the server: give more --processes ({shares})"
     if machine <= _FULL * cores:
         if any(use > _FULL for name, use in servers.items() if name.startswith("gateway")):
             return f"a gateway is the limit: its process has one event loop; run more of them ({shares})"
         return f"no processor is full: waiting is the limit, for a network or for the gateway's bounds ({shares})"
-    others = machine - sum(servers.values()) - sum(ours)
+    others = machine - sum(servers.values()) - generator
     if others > 0.25 * cores:
         return f"the machine is full, with {others:.2f} cores taken by programs that are no part of this ({shares})"
     top = max(servers, key=lambda name: servers[name], default="unknown")
@@ -216,7 +216,7 @@ class _Search:
                 closed.append(point)
         alone = [point for point in closed if point.gateways == 1]
         best = max(alone, key=lambda point: point.answers)
-        (kept, broken), why = (0.0, math.inf), explain(best, cores=psutil.cpu_count() or 1)
+        (kept, broken), why = (0.0, math.inf), explain(best, cores=psutil.cpu_count() or 1, processes=self.processes)
         if hopeless := too_slow_already(alone, self.threshold):
             why = f"{hopeless}; {why}"
         elif best.answers > 0:

@@ -1,7 +1,6 @@
 """Start the servers under test, and run Locust as a process, or as a master with workers."""
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -92,67 +91,55 @@ def check_server(scenario: Scenario) -> None:
 
 
 def run(
-    scenario: Scenario, server: Server, *, processes: int, expect_workers: int = 0, bind: str = "",
-    locust: Sequence[str] = ("--headless",), quiet: bool = False,
-) -> Result:  # fmt: skip
+    scenario: Scenario, server: Server, *, processes: int, locust: Sequence[str] = ("--headless",), quiet: bool = False
+) -> Result:
     """Run one test; on KeyboardInterrupt, Locust stops, too. Raises LoadTestError: it ended without a result.
 
-    Several `processes` on this machine get a master of their own; `expect_workers` of other machines find it at `bind`.
-    `locust` are further options of Locust. `quiet`, for a search, prints nothing, and an interrupt ends the search.
+    Several `processes` get a master of their own. `locust` are further options of Locust. `quiet`, for a search, prints
+    nothing, and an interrupt ends the search.
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
-    log: Callable[[str], None] = (lambda line: None) if quiet else say
     environment = _environment(scenario.photos, scenario.sides)
     environment["DERMSERVE_LOADTEST_SCENARIO"] = scenario.model_dump_json()
-    started = processes if processes > 1 and not expect_workers else 0
     # Without the web UI, the scenario's shape sets users and time instead.
     command = _locust(
         "--only-summary", f"--host={scenario.target}", f"--users={scenario.peak_users}",
         f"--spawn-rate={scenario.peak_users}", f"--run-time={math.ceil(scenario.run_time)}s",
-        f"--stop-timeout={math.ceil(scenario.deadline)}", *locust,
+        f"--stop-timeout={math.ceil(scenario.deadline)}", f"--expect-workers-max-wait={_WORKERS_TIMEOUT}", *locust,
     )  # fmt: skip
-    if workers := expect_workers or started:
-        bind = bind if expect_workers else f"{HOST}:{free_port()}"
-        command += ["--master", *address_options("--master-bind", bind), f"--expect-workers={workers}"]
-        command += [f"--expect-workers-max-wait={_WORKERS_TIMEOUT}"]
+    if processes > 1:
+        master = f"{HOST}:{free_port()}"
+        command += [f"--processes={processes}"]
+        command += [*address_options("--master-bind", master), *address_options("--master", master)]
     grace = scenario.deadline + _LOCUST_GRACE  # when asked to stop, Locust first finishes the calls in flight
-    lost: list[str] = []
-
-    def ended(worker: Child) -> None:
-        if worker.wait() and not main.died():
-            lost.append(str(worker.died()))
-            main.stop(grace=grace)
-
     with contextlib.ExitStack() as undo:
         file = pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-loadtest-"))) / "result"
         pids = dict(server.pids)
         seen = undo.enter_context(sampling(pids, metrics_url=server.metrics_url))
-        with contextlib.ExitStack() as children:
-            main = Child([*command, f"--result={file}"], name="generator", log=log, env=environment)
-            children.callback(main.stop, grace=grace)
-            pids["generator"] = main.pid
-            for index in range(started):
-                worker = Child(_worker(bind), name=f"worker {index}", log=log, env=environment)
-                children.callback(worker.stop, grace=_CHILD_GRACE)
-                worker.on_exit(functools.partial(ended, worker))
-                pids[f"generator {index}"] = worker.pid
-            try:
-                if main.wait() and not lost:
-                    lost.append(str(main.died()))
-            except KeyboardInterrupt:
-                main.stop(grace=grace)
-                if quiet or not file.is_file():
-                    raise
-                say("interrupted: the report has what was measured so far")
+        log: Callable[[str], None] = (lambda line: None) if quiet else say
+        child = Child([*command, f"--result={file}"], name="generator", log=log, env=environment)
+        undo.callback(child.stop, grace=grace)
+        pids["generator"] = child.pid
+        status = 0
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            child.stop(grace=grace)
+            if quiet or not file.is_file():
+                raise
+            say("interrupted: the report has what was measured so far")
         if not file.is_file():
-            raise LoadTestError("\n".join(lost) or str(main.died()))
+            raise LoadTestError(str(child.died()))
         recorded = json.loads(file.read_text())
-    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
+    if status:
+        recorded["worker_faults"].append(str(child.died()))
+    return Result({**about, **recorded, "server": seen})
 
 
 def run_worker(master: str, *, photos: str | None, sides: Sequence[int]) -> int:
     """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
-    worker = Child(_worker(master), name="worker", log=say, env=_environment(photos, sides))
+    command = _locust("--worker", *address_options("--master", master))
+    worker = Child(command, name="worker", log=say, env=_environment(photos, sides))
     try:
         return worker.wait()
     finally:
@@ -168,10 +155,6 @@ def address_options(option: str, address: str) -> list[str]:
 def _environment(photos: str | None, sides: Sequence[int]) -> dict[str, str | None]:
     own = {"DERMSERVE_LOADTEST_PHOTOS": photos or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
     return {**{name: None for name in os.environ if name.startswith("LOCUST_")}, **own}
-
-
-def _worker(master: str) -> list[str]:
-    return _locust("--worker", *address_options("--master", master))
 
 
 def _locust(*options: str) -> list[str]:

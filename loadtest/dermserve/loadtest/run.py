@@ -110,12 +110,12 @@ def run(
             check_free(int(address.rpartition(":")[2]), option=option)
     locust = drive.address_options("--web", web) if web else ["--headless"]
     locust += [f"--csv={csv}"] if csv else []
+    if expect_workers:
+        locust += ["--master", *drive.address_options("--master-bind", bind), f"--expect-workers={expect_workers}"]
     with under_test(options) as (scenario, server):
         if web:
             say(f"web UI: http://{web}; Ctrl-C ends it and writes the report")
-        result = drive.run(
-            scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locust=locust
-        )
+        result = drive.run(scenario, server, processes=processes, locust=locust)
         _conclude(result, check(result, slos), out, max_error_rate=max_error_rate)
 
 

@@ -100,10 +100,6 @@ class Child:
             time.sleep(PAUSE)
         return self._process.wait()
 
-    def on_exit(self, call: Callable[[], object]) -> None:
-        """Call `call` in another thread once the child has ended, or now if it has."""
-        self._ended.add_done_callback(lambda _: call())
-
     def stop(self, *, grace: float) -> None:
         """Ask it to stop; after `grace` seconds or a second signal, send SIGKILL to its whole group."""
         try:
