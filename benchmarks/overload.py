@@ -3,7 +3,7 @@
     python -m benchmarks.overload --model resnet50 --seconds 30
 
 First, as many callers as the gateway has calls in flight call again at once: their answers a second are the capacity,
-and their latencies those without overload. Then a process of its own sends requests at `--times` that rate, each with a
+and their latencies those without overload. Then a process of its own sends requests at ten times that rate, each with a
 deadline (an open loop). The first two seconds of both don't count. Latencies are those of `_WATCHED` further requests a
 second from this process, as those of the load would include delays of its own event loop (`load_late`). Callers and
 servers share the cores: so the time to a refusal is also the gateway's own metric, and the goodput is compared with the
@@ -40,6 +40,7 @@ _WARM_UP = 2.0
 _DEADLINE = 10.0
 _PROBE_EVERY = 0.2
 _WATCHED = 50.0
+_TIMES = 10
 _DURATION, _REFUSED = "dermserve_gateway_request_duration_seconds", ("code", "RESOURCE_EXHAUSTED")
 
 
@@ -97,13 +98,13 @@ def _refusals(metrics: str) -> NDArray[np.float64]:
     return np.array([kept.get(f"{_DURATION}_{kind}", 0.0) for kind in ("sum", "count")])
 
 
-def _measure(address: str, metrics: str, pid: int, model: str, times: float, seconds: float) -> dict[str, float]:
+def _measure(address: str, metrics: str, pid: int, model: str, seconds: float) -> dict[str, float]:
     """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
     cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
     calls = [gateway_caller(address, model, "none") for _ in range(cores)]
     calm = closed_loop(calls, (drawn_lesion(),), seconds=seconds, warm_up=_WARM_UP)
     calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
-    found = uvloop.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * times, seconds))
+    found = uvloop.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * _TIMES, seconds))
     left = (cores - found.pop("busy_cores")) / (cores - calm_busy)
     share = found["goodput"] / (calm.answers * left)
     return {"capacity": calm.answers, "calm_p50": calm.p50, "calm_p99": calm.p99, "goodput_share": share, **found}
@@ -170,12 +171,11 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @store_option
 @click.option("--model", default="resnet50", show_default=True)
-@click.option("--times", type=click.FloatRange(1.5), default=10.0, show_default=True, help="Of the capacity.")
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
-def main(store: pathlib.Path, model: str, times: float, seconds: float) -> None:
-    """Put several times its capacity on a gateway, and judge the goals."""
+def main(store: pathlib.Path, model: str, seconds: float) -> None:
+    """Put ten times its capacity on a gateway, and judge the goals."""
     with local_server(store, [model]) as server:
-        found = _measure(server.target, server.metrics_url, server.pids["gateway"], model, times, seconds)
+        found = _measure(server.target, server.metrics_url, server.pids["gateway"], model, seconds)
     missed = faults(found)
     click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))
     click.echo("\n".join(missed) or "all goals met")

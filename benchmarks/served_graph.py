@@ -30,6 +30,7 @@ from dermserve.modelserver.flags import usable_cores
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))  # images a request and callers
 _ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
 _NEXT = 10
+_OUT = pathlib.Path("build/served_graph")  # for the graphs and figures.json
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
 VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "variables": (VARIABLES, (), _ARENA),
@@ -56,11 +57,11 @@ class Measured:
     p50: list[float]  # milliseconds, by load
 
 
-def measure(variant: str, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:
+def measure(variant: str, model: str, photo: bytes, seconds: float) -> Measured:
     """Start a server, load it in every way, end it."""
     started, loops = time.perf_counter(), []
     graph, flags, env = VARIANTS[variant]
-    flags = (f"--model_name={model}", f"--model_base_path={(graphs / graph / model).resolve()}", *flags)
+    flags = (f"--model_name={model}", f"--model_base_path={(_OUT / graph / model).resolve()}", *flags)
     with server_process("dermserve.modelserver", "--port=0", "--grpc_max_threads=64", *flags, **env) as (pid, address):
         start = time.perf_counter() - started
         ask = direct_caller(address, model, 10, (photo,))
@@ -90,27 +91,25 @@ def _row(variant: str, of: Sequence[Measured], frozen: Sequence[Measured]) -> di
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), show_default=True,
-              default=pathlib.Path("build/served_graph"), help="Folder for the graphs and figures.json.")  # fmt: skip
 @click.option("--model", "models", type=click.Choice(MODELS), multiple=True, default=MODELS, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=0.8, show_default=True, help="Of each load.")
-def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float) -> None:
+def main(models: tuple[str, ...], rounds: int, seconds: float) -> None:
     """Compare ways of serving both models: images a second (p50 in ms) for images a request × callers."""
     (photo,) = load_photos("", (224,))[:1]
     machine, tables = describe_machine(), []
     os.environ.pop("MALLOC_ARENA_MAX", None)  # each variant has its own
-    ensure_networks(out, models)
+    ensure_networks(_OUT, models)
     for model in models:
         found: dict[str, list[Measured]] = {variant: [] for variant in VARIANTS}
         for turn, variant in itertools.product(range(rounds), VARIANTS):
             click.echo(f"round {turn + 1} of {rounds}, {model}, {variant}", err=True)
-            found[variant].append(measure(variant, model, out, photo, seconds))
+            found[variant].append(measure(variant, model, photo, seconds))
         rows = [_row(variant, of, found["frozen"]) for variant, of in found.items()]
         title = f"{model}: images/s (p50 in ms) for images a request × callers"
         tables.append(Table(title, list(rows[0]), [list(row.values()) for row in rows]))
     plan = f"{rounds} rounds, {seconds:g} s a load"
-    click.echo(report("served_graph", tables, machine, plan=plan, out=out))
+    click.echo(report("served_graph", tables, machine, plan=plan, out=_OUT))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from dermserve.loadtest.scenario import load_photos
 
 _TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
+_OUT = pathlib.Path("build/comparison")  # for environments, weights and figures.json
 _MOST_CALLERS = {"resnet50": 8}  # 32 would wait so long for ten views that the gateway refuses some
 Reference = Mapping[Kind, Sequence[Sequence[float]]]  # each photo's probabilities
 
@@ -145,16 +146,14 @@ def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> 
 @click.option("--callers", multiple=True, type=click.IntRange(1), default=(2, 8, 32), show_default=True,
               help="Repeatable; ResNet-50 has at most 8.")  # fmt: skip
 @click.option("--photos", help="Folder of photos. [default: eight drawn ones]")
-@click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), default="build/comparison",
-              show_default=True, help="Folder for environments, weights and figures.json.")  # fmt: skip
 def main(
     names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...],
-    photos: str | None, out: pathlib.Path,
+    photos: str | None,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
     models, contenders = models or MODELS, [each for each in FIELD if not names or each.name in {*names, OURS}]
     shown = load_photos(photos, (1024,))[:8]
-    study, machine = Study(folder=out.resolve(), callers=callers, seconds=seconds, photos=shown), describe_machine()
+    study, machine = Study(folder=_OUT.resolve(), callers=callers, seconds=seconds, photos=shown), describe_machine()
     with ends_by_interrupt():
         for contender in contenders:
             if contender.environment:
@@ -164,7 +163,7 @@ def main(
         visits = list(study.visits(contenders, models, rounds))
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
     plan = f"{rounds} rounds, {seconds:g} s a cell"
-    click.echo(report("comparison", list(tables(visits)), machine, plan=plan, notes=notes, out=out))
+    click.echo(report("comparison", list(tables(visits)), machine, plan=plan, notes=notes, out=_OUT))
 
 
 if __name__ == "__main__":

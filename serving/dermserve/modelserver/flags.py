@@ -36,14 +36,6 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
 }
 """The flags that work here: default and help."""
 
-IGNORED = {
-    "enable_profiler", "enable_signature_method_name_check", "flush_filesystem_caches", "grpc_channel_arguments",
-    "num_request_iterations_for_warmup", "num_unload_threads", "per_process_gpu_memory_fraction",
-    "remove_unused_fields_from_bundle_metagraph", "tensorflow_session_parallelism", "thread_pool_factory_config_file",
-    "xla_cpu_compilation_enabled",
-}  # fmt: skip
-"""Flags of TensorFlow Serving that tune what does not exist here. They are logged and ignored."""
-
 REFUSED = {
     "batching_parameters_file", "enable_batching", "enable_per_model_batching_parameters",
     "enable_serialization_as_tensor_content", "grpc_socket_path", "monitoring_config_file",
@@ -62,7 +54,8 @@ class _Parser(argparse.ArgumentParser):
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Read `--name=value` (also `--name value`, and `--name` alone for a switch) into an attribute for each flag.
 
-    An unknown flag is logged and ignored, as in TensorFlow Serving. A refused one raises INVALID_ARGUMENT.
+    An unknown flag is logged and ignored, as in TensorFlow Serving; so are its flags that tune what does not exist
+    here. A refused one raises INVALID_ARGUMENT.
     """
     about = "Run the local stand-in for TensorFlow Serving, with TensorFlow Serving's flags and defaults."
     parser = _Parser(prog="dermserve modelserver", description=about, allow_abbrev=False)
@@ -75,10 +68,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
         if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # what the stand-in does anyway
             what = f"--{name} is not supported by dermserve.modelserver, the local stand-in"
             raise invalid_argument(f"{what}. Remove it, or run the real server: the image tensorflow/serving")
-        if name in IGNORED | REFUSED:
-            _logger.warning("--%s is accepted and changes nothing in this stand-in", name)
-        else:
-            _logger.error("unknown argument: %s", argument)
+        _logger.warning("unknown argument: %s (it changes nothing in this stand-in)", argument)
     if not 0 <= flags.port < 2**16 or flags.grpc_max_threads < 1:
         raise invalid_argument("--port must be in 0 to 65535, and --grpc_max_threads at least 1")
     return flags
