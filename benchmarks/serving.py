@@ -74,12 +74,12 @@ def pixels_of(photo: bytes, views: int = 1) -> NDArray[np.uint8]:
     return make_views(decode(photo, height=SIDE, width=SIDE), STANDARD_VIEWS[:views])
 
 
-def direct_caller(address: str, model: str, views: int, photos: Sequence[bytes] = ()) -> Callable[[bytes], list[float]]:
-    """Make a caller of Predict whose pixels are made at the first call, those of `photos` now."""
+def direct_caller(address: str, model: str, views: int) -> Callable[[bytes], list[float]]:
+    """Make a caller of Predict whose pixels are made at the first call."""
     predict = grpc.insecure_channel(address, options=CHANNEL).unary_unary(
         PREDICT, serving_pb2.PredictRequest.SerializeToString, serving_pb2.PredictResponse.FromString
     )
-    made = {photo: predict_request(model, pixels_of(photo, views)) for photo in photos}
+    made: dict[bytes, serving_pb2.PredictRequest] = {}
 
     def call(photo: bytes) -> list[float]:
         if photo not in made:

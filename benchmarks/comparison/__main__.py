@@ -2,6 +2,7 @@
 
 make comparison        # everything, three rounds: an hour or more on two idle cores
 python -m benchmarks.comparison --contender fastapi --model mobilenet_v3_small --rounds 1 --seconds 1 --callers 2
+python -m benchmarks.comparison --graphs --seconds 1 --callers 1 --callers 2 --callers 8   # half an hour
 """
 
 import itertools
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 
 from benchmarks.comparison import contenders as compared
-from benchmarks.comparison.contenders import ADAPTIVE, FIELD, ONE, OURS, TEN, Contender, ContenderError, Kind
+from benchmarks.comparison.contenders import FIELD, GRAPHS, ONE, OURS, TEN, Contender, ContenderError, Kind
 from benchmarks.figures import Table, report
 from benchmarks.networks import ensure_networks
 from benchmarks.serving import MODELS, Loop, closed_loop
@@ -39,6 +40,7 @@ class Visit(NamedTuple):
     contender: Contender
     model: str
     start: float  # seconds from its start to its first answer
+    first: float  # milliseconds of that call
     memory: float  # of all its processes after the loops, in MB
     loops: Mapping[tuple[Kind, int], Loop]  # by kind and callers
 
@@ -48,6 +50,7 @@ class Study:
     """What is measured of every contender."""
 
     folder: pathlib.Path  # of environments and weights
+    base: Contender  # whose answers are right, and whose rate is compared with the others'
     callers: tuple[int, ...]
     seconds: float  # of each loop
     photos: Sequence[bytes]
@@ -63,9 +66,8 @@ class Study:
                 yield self._visit(contender, model, references[model])
 
     def _reference(self, model: str) -> Reference:
-        (ours,) = (each for each in FIELD if each.name == OURS)
-        with compared.running(ours, model, self.folder) as (address, _):
-            found = {kind: [compared.make_caller(ours, address, model, kind)(photo) for photo in self.photos]
+        with compared.running(self.base, model, self.folder) as (address, _):
+            found = {kind: [compared.make_caller(self.base, address, model, kind)(photo) for photo in self.photos]
                      for kind in (ONE, TEN)}  # fmt: skip
         if float(np.ptp(np.array(found[ONE]), axis=0).max()) < _TOLERANCE:  # so that contenders can't be told apart
             raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
@@ -74,8 +76,9 @@ class Study:
     def _visit(self, contender: Contender, model: str, reference: Reference) -> Visit:
         started, loops = time.monotonic(), {}
         with compared.running(contender, model, self.folder) as (address, pids):
+            ready = time.monotonic()
             compared.make_caller(contender, address, model, ONE)(self.photos[0])
-            start = time.monotonic() - started
+            start, first = time.monotonic() - started, (time.monotonic() - ready) * 1000
             for kind in set(contender.kinds) & reference.keys():
                 self._check(contender, address, model, kind, reference)
             counts = dict.fromkeys(min(each, _MOST_CALLERS.get(model, each)) for each in self.callers)
@@ -84,7 +87,7 @@ class Study:
                 loop = closed_loop(calls, self.photos, seconds=self.seconds, warm_up=min(2.0, self.seconds))
                 loops[kind, callers] = loop
                 say(f"    {kind.title}, {callers} callers: {loop.answers:.1f}/s, p99 {loop.p99:.0f} ms")
-            return Visit(contender, model, start, megabytes(pids), loops)
+            return Visit(contender, model, start, first, megabytes(pids), loops)
 
     def _check(self, contender: Contender, address: str, model: str, kind: Kind, reference: Reference) -> None:
         """Compare answers with the reference; one with a decoder of its own must give probabilities, not the same."""
@@ -105,41 +108,42 @@ def megabytes(pids: Sequence[int]) -> float:
     return sum(each.memory_full_info().pss for each in family) / 1e6
 
 
-def tables(visits: Sequence[Visit]) -> Iterator[Table]:
+def tables(visits: Sequence[Visit], base: Contender) -> Iterator[Table]:
     """Make a table for each model and kind, and one of costs: medians over rounds, ratios taken within a round."""
-    for model, kind in itertools.product(dict.fromkeys(each.model for each in visits), (ONE, TEN, ADAPTIVE)):
-        those = {one: [each.loops for each in visits if (each.contender, each.model) == (one, model)] for one in FIELD}
-        (ours,) = (loops for one, loops in those.items() if one.name == OURS)
-        cells = [cell for cell in ours[0] if cell[0] == kind]
-        rows = [[one.title, *(_cell(one.name == OURS, loops, ours, cell) for cell in cells)]
-                for one, loops in those.items() if loops and kind in one.kinds]  # fmt: skip
+    field, models = (dict.fromkeys(getattr(each, what) for each in visits) for what in ("contender", "model"))
+    for model, kind in itertools.product(models, base.kinds):
+        those = {one: [each.loops for each in visits if (each.contender, each.model) == (one, model)] for one in field}
+        cells = [cell for cell in those[base][0] if cell[0] == kind]
+        rows = [[one.title, *(_cell(one == base, loops, those[base], cell) for cell in cells)]
+                for one, loops in those.items() if kind in one.kinds]  # fmt: skip
         title = (
-            f"{model}, {kind.title}: answers a second, p99 in ms, and in brackets dermserve's rate over theirs"
+            f"{model}, {kind.title}: answers a second, p99 in ms, and in brackets the rate of {base.title} over theirs"
             " (median of the rounds' ratios, and their range)"
         )
         yield Table(title, ["", *(f"{callers} callers" for _, callers in cells)], rows)
     costs = []
-    for one, model in itertools.product(FIELD, dict.fromkeys(each.model for each in visits)):
-        if found := [(each.start, each.memory) for each in visits if (each.contender, each.model) == (one, model)]:
-            start, memory = map(statistics.median, zip(*found, strict=True))
-            costs.append([one.title, model, f"{start:.1f} s", f"{memory:.0f} MB"])
-    title = "What each takes: time from start to first answer, memory of all its processes after load; medians"
-    yield Table(title, ["", "model", "first answer", "memory"], costs)
+    for one, model in itertools.product(field, models):
+        found = [each[2:5] for each in visits if (each.contender, each.model) == (one, model)]
+        start, first, memory = map(statistics.median, zip(*found, strict=True))
+        costs.append([one.title, model, f"{start:.1f} s", f"{first:.0f} ms", f"{memory:.0f} MB"])
+    title = "What each takes: time from start to first answer, that call, memory of its processes after load; medians"
+    yield Table(title, ["", "model", "first answer", "first call", "memory"], costs)
 
 
 Loops = Sequence[Mapping[tuple[Kind, int], Loop]]  # of each round
 
 
-def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> str:
+def _cell(is_base: bool, theirs: Loops, base: Loops, cell: tuple[Kind, int]) -> str:
     rate, p99 = (statistics.median(getattr(loops[cell], what) for loops in theirs) for what in ("answers", "p99"))
-    ratios = [our[cell].answers / their[cell].answers for our, their in zip(ours, theirs, strict=True)]
+    ratios = [ours[cell].answers / their[cell].answers for ours, their in zip(base, theirs, strict=True)]
     text = f"{rate:.1f}/s, {p99:.0f} ms"
-    return text if is_ours else f"{text} ({statistics.median(ratios):.2f}, {min(ratios):.2f}–{max(ratios):.2f})"
+    return text if is_base else f"{text} ({statistics.median(ratios):.2f}, {min(ratios):.2f}–{max(ratios):.2f})"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--contender", "names", multiple=True, type=click.Choice([each.name for each in FIELD]),
-              help="Whom to compare with dermserve; repeatable. [default: all]")  # fmt: skip
+@click.option("--contender", "names", multiple=True, type=click.Choice([each.name for each in (*FIELD, *GRAPHS)]),
+              help="Whom to compare; repeatable. [default: all]")  # fmt: skip
+@click.option("--graphs", is_flag=True, help="Compare graphs and flags of the model server, not whole services.")
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="Repeatable. [default: both]")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Of each cell.")
@@ -147,13 +151,18 @@ def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> 
               help="Repeatable; ResNet-50 has at most 8.")  # fmt: skip
 @click.option("--photos", help="Folder of photos. [default: eight drawn ones]")
 def main(
-    names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...],
-    photos: str | None,
+    names: tuple[str, ...], graphs: bool, models: tuple[str, ...], rounds: int, seconds: float,
+    callers: tuple[int, ...], photos: str | None,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
-    models, contenders = models or MODELS, [each for each in FIELD if not names or each.name in {*names, OURS}]
+    models, field = models or MODELS, GRAPHS if graphs else FIELD
+    (base,) = (each for each in field if each.name in {OURS, GRAPHS[0].name})
+    contenders = [each for each in field if not names or each.name in {*names, base.name}]
     shown = load_photos(photos, (1024,))[:8]
-    study, machine = Study(folder=_OUT.resolve(), callers=callers, seconds=seconds, photos=shown), describe_machine()
+    study, machine = (
+        Study(folder=_OUT.resolve(), base=base, callers=callers, seconds=seconds, photos=shown),
+        describe_machine(),
+    )
     with ends_by_interrupt():
         for contender in contenders:
             if contender.environment:
@@ -163,7 +172,7 @@ def main(
         visits = list(study.visits(contenders, models, rounds))
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
     plan = f"{rounds} rounds, {seconds:g} s a cell"
-    click.echo(report("comparison", list(tables(visits)), machine, plan=plan, notes=notes, out=_OUT))
+    click.echo(report("comparison", list(tables(visits, base)), machine, plan=plan, notes=notes, out=_OUT))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks import networks
-from benchmarks.serving import direct_caller, gateway_caller, http_caller
+from benchmarks.serving import direct_caller, gateway_caller, http_caller, server_process
 from dermserve.local import Stack, StackError
 from dermserve.local.child import HOST, Child, free_port
 from dermserve.models.catalogue import SPECS
@@ -21,7 +21,7 @@ from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.modelserver.flags import usable_cores
 
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements")
-OURS, DIRECT = "dermserve", "direct"
+OURS = "dermserve"
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 _APPS = "benchmarks.comparison.apps"
 _TIMEOUT = 300.0
@@ -56,6 +56,11 @@ class Contender:
     environment: str = ""  # name of its environment, and of its file in requirements/; empty for this project's own
     command: tuple[str, ...] = ()  # of its server, a program of its environment; empty for the local stack
     documented: bool = False  # without anything of ours: its own decoding, and Keras's own export with variables
+    graph: str = (
+        ""  # folder of benchmarks.networks, for a model server alone, which is asked for pixels made beforehand
+    )
+    flags: tuple[str, ...] = ()  # of that model server
+    variables: tuple[tuple[str, str | None], ...] = ()  # its environment
 
 
 def _both(name: str, title: str, configuration: str, keras: str, command: tuple[str, ...]) -> Iterator[Contender]:
@@ -70,11 +75,30 @@ def _both(name: str, title: str, configuration: str, keras: str, command: tuple[
         )  # fmt: skip
 
 
+def _alone(name: str, title: str, graph: str, *flags: str, **variables: str | None) -> Contender:
+    """Make a model server without a gateway, with one malloc arena unless `variables` says otherwise."""
+    set_up = " ".join([*flags, *(f"{name}={value or ''}" for name, value in variables.items())])
+    return Contender(
+        name=name, title=title, configuration=f"direct Predict of the graph in {graph}; {set_up or 'no flags'}",
+        kinds=(ONE, TEN), graph=graph, flags=flags,
+        variables=tuple({"MALLOC_ARENA_MAX": "1", **variables}.items()),
+    )  # fmt: skip
+
+
+_INTRA_1 = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
+GRAPHS: Sequence[Contender] = (
+    _alone("intra-1", "frozen, intra-op 1", networks.FROZEN, *_INTRA_1),
+    _alone("frozen", "frozen", networks.FROZEN),
+    _alone("variables", "variables", networks.VARIABLES),
+    _alone("folded", "variables, batch norm folded", networks.FOLDED),
+    _alone("folded-intra-1", "variables, folded, intra-op 1", networks.FOLDED, *_INTRA_1),
+    _alone("arenas", "frozen, intra-op 1, many arenas", networks.FROZEN, *_INTRA_1, MALLOC_ARENA_MAX=None),
+    _alone("cold", "frozen, intra-op 1, no warm-up", networks.FROZEN, *_INTRA_1, "--enable_model_warmup=false"),
+    _alone("no-onednn", "frozen, intra-op 1, no oneDNN", networks.FROZEN, *_INTRA_1, TF_ENABLE_ONEDNN_OPTS="0"),
+)
+"""Ways for a model server to serve the same network; the first is the one that `dermserve up` takes."""
 FIELD: Sequence[Contender] = (
-    Contender(
-        name=DIRECT, title="direct Predict (the floor)", kinds=(ONE, TEN),
-        configuration="pixels made beforehand, straight to the stand-in for TensorFlow Serving: no photo is decoded",
-    ),
+    _alone("direct", "direct Predict (the floor)", networks.FROZEN, *_INTRA_1),
     Contender(
         name=OURS, title="dermserve", kinds=(ONE, TEN, ADAPTIVE),
         configuration="the gateway with its defaults before the stand-in for TensorFlow Serving, as `dermserve up`",
@@ -122,13 +146,15 @@ def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[
         finally:
             child.stop(grace=_GRACE)
         return
-    # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
-    flags = ("--grpc_max_threads=64",) if contender.name == DIRECT else ()
-    with Stack(store=weights / networks.FROZEN, models=[model], port=0, tfs_port=0, model_server_flags=flags) as stack:
-        if contender.name == DIRECT:
-            yield stack.tfs_address, [stack.pids["modelserver"]]
-        else:
-            yield stack.gateway_address, list(stack.pids.values())
+    if contender.graph:
+        # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
+        flags = ("--port=0", "--grpc_max_threads=64", f"--model_name={model}", *contender.flags)
+        base = f"--model_base_path={weights / contender.graph / model}"
+        with server_process("dermserve.modelserver", base, *flags, **dict(contender.variables)) as (pid, address):
+            yield address, [pid]
+        return
+    with Stack(store=weights / networks.FROZEN, models=[model], port=0, tfs_port=0) as stack:
+        yield stack.gateway_address, list(stack.pids.values())
 
 
 def _environment(contender: Contender, model: str, weights: pathlib.Path) -> dict[str, str]:
@@ -161,7 +187,7 @@ def _wait(child: Child, port: int) -> None:
 
 def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> Callable[[bytes], list[float]]:
     """Make a caller with a connection of its own: photo bytes in, probabilities in the model's own order out."""
-    if contender.name == DIRECT:
+    if contender.graph:
         return direct_caller(address, model, kind.views)
     if contender.environment:
         post = http_caller(address, f"/classify?views={kind.views}", "image/jpeg")

@@ -15,7 +15,7 @@ from benchmarks.serving import alternate, closed_loop
 from tests.benchmarks.regression import BOUNDS
 from tests.drawing import draw_lesion
 
-TOOLS = ("comparison", "gateway", "overload", "served_graph")
+TOOLS = ("comparison", "gateway", "overload")
 MODEL = "mobilenet_v3_small"
 
 
