@@ -20,15 +20,14 @@ class Table(NamedTuple):
 
 
 def report(
-    tool: str, tables: Sequence[Table], machine: Mapping[str, Any], *, plan: str, out: pathlib.Path,
-    notes: Sequence[str] = (),
-) -> str:  # fmt: skip
+    tables: Sequence[Table], machine: Mapping[str, Any], *, plan: str, notes: Sequence[str], out: pathlib.Path
+) -> str:
     """Write OUT/figures.json: the tables, the command, the day and the machine. Return the same as Markdown."""
     run = (
         f"{datetime.date.today()}, {machine['processor']}, {machine['usable_cores']} cores, {machine['memory_gb']} GB, "
         f"load before {machine['load_before'][0]}, commit {machine['commit'][:12] or 'unknown'}; {plan}"
     )
-    command = shlex.join(["python", "-m", f"benchmarks.{tool}", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.comparison", *sys.argv[1:]])
     found = {"command": command, "run": run, "tables": [each._asdict() for each in tables], "notes": list(notes)}
     (out / "figures.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return markdown(found)

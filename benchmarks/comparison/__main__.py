@@ -172,7 +172,7 @@ def main(
         visits = list(study.visits(contenders, models, rounds))
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
     plan = f"{rounds} rounds, {seconds:g} s a cell"
-    click.echo(report("comparison", list(tables(visits, base)), machine, plan=plan, notes=notes, out=_OUT))
+    click.echo(report(list(tables(visits, base)), machine, plan=plan, notes=notes, out=_OUT))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_figures_are_read_as_they_were_written_and_shown_as_markdown(tmp_path: p
     machine = {"processor": "x", "usable_cores": 2, "memory_gb": 1, "load_before": [0.5], "commit": ""}
     tables = [figures.Table("speed", ["x", "y"], [["a", 1.26]])]
     options = {"plan": "once", "notes": ["a note"], "out": tmp_path}
-    shown = figures.report("x", tables, machine, **options)
+    shown = figures.report(tables, machine, **options)
     assert shown.endswith("; once.\n\n**speed**\n\n| x | y |\n| --- | --- |\n| a | 1.3 |\n\n- a note\n")
     assert figures.markdown(json.loads((tmp_path / "figures.json").read_text())) == shown
 

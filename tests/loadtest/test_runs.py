@@ -152,7 +152,7 @@ def test_a_local_server_that_dies_is_named_after_the_report(small_store, tmp_pat
 
 @pytest.mark.slow
 def test_a_search_ends_when_the_gateway_is_gone(target, gateway, tmp_path, monkeypatch):
-    def gone(scenario):
+    def gone(*_):
         raise ServerError("no gateway answers")
 
     gateway.classify = lambda _, context: fake_gateway.abort(context, fake_gateway.rich_status(14, "gone"))
@@ -294,7 +294,7 @@ def test_ctrl_c_while_the_servers_stop_leaves_the_report(target, tmp_path, monke
     @contextlib.contextmanager
     def local_server(*_):
         try:
-            yield drive.server_at(target, "")
+            yield drive.Server(target=target, pids={})
         finally:
             raise KeyboardInterrupt
 

@@ -165,14 +165,6 @@ def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
     return laws
 
 
-def too_slow_already(points: Sequence[Point], threshold: float) -> str:
-    """Return a message if most calls of the fewest callers are slower than the threshold: then no rate can keep it."""
-    fewest = min(points, key=lambda point: point.callers)
-    if fewest.p50 is None or fewest.p50 <= threshold:
-        return ""
-    return f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {threshold:.0f} ms"
-
-
 def explain(point: Point, *, cores: int, processes: int = 1) -> str:
     """Describe the limit at the point of the highest throughput, from how busy each process was."""
     servers, machine = point.server_cores, point.cores.get("machine", 0.0)
@@ -217,8 +209,10 @@ class _Search:
         alone = [point for point in closed if point.gateways == 1]
         best = max(alone, key=lambda point: point.answers)
         (kept, broken), why = (0.0, math.inf), explain(best, cores=psutil.cpu_count() or 1, processes=self.processes)
-        if hopeless := too_slow_already(alone, self.threshold):
-            why = f"{hopeless}; {why}"
+        fewest = min(alone, key=lambda point: point.callers)
+        if fewest.p50 is not None and fewest.p50 > self.threshold:  # then no rate can keep it
+            wait = f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50)"
+            why = f"{wait}, so no rate keeps {self.threshold:.0f} ms; {why}"
         elif best.answers > 0:
             least, most = best.answers * _LEAST, best.answers * _MARGIN
             bounds = {"start": max(best.answers / 2, 0.1), "least": least, "most": most}
@@ -252,7 +246,7 @@ class _Search:
         result = run(scenario, self.server, processes=self.processes, quiet=True)
         row, pace = result.all, result.data["pace"]
         if not row.latency:
-            check_server(scenario)
+            check_server(scenario, self.server)
         calls = row.calls + max(0, pace["wanted"] - pace["started"])
         in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
         return Point(

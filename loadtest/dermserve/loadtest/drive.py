@@ -47,13 +47,6 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def server_at(address: str, metrics: str) -> Server:
-    """Return the gateway at an address. Raises ServerError: there are no metrics."""
-    if metrics and scrape(metrics) is None:
-        raise ServerError(f"{metrics} shows no metrics: name the gateway's (its setting metrics_listen), or none")
-    return Server(target=address, metrics_url=metrics, pids={})
-
-
 @contextlib.contextmanager
 def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) -> Iterator[Server]:
     """Run a model server and gateways, the first with metrics, on free ports while the block lasts.
@@ -75,8 +68,11 @@ def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) 
             stack.check()
 
 
-def check_server(scenario: Scenario) -> None:
-    """Check that a gateway has the models. Raises ScenarioError: the target is none; ServerError: it does not."""
+def check_server(scenario: Scenario, server: Server) -> None:
+    """Check a gateway, its metrics and models. Raises ScenarioError: the target is none; ServerError: it lacks one."""
+    if server.metrics_url and scrape(server.metrics_url) is None:
+        what = f"{server.metrics_url} shows no metrics"
+        raise ServerError(f"{what}: name the gateway's (its setting metrics_listen), or none")
     try:
         with Client(scenario.target, tls=scenario.tls, deadline=_CHECK_TIMEOUT) as client:
             known = {model.name: model.ready for model in client.models()}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import pydantic
 
-from dermserve.loadtest.scenario import TOLERANCE, ScenarioError, first_fault, parse_seconds, share_off
+from dermserve.loadtest.scenario import TOLERANCE, ScenarioError, first_fault, parse_seconds
 from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01
@@ -52,6 +52,7 @@ class Result:
         """A row for each kind of call."""
         self.all = self._row("all", names)
         """All calls in one row."""
+        self._pace: list[int] = [data["pace"][what] for what in ("wanted", "started", "late")]
 
     def _row(self, title: str, names: Sequence[str]) -> Row:
         entries = [each for each in self.data["stats"] if each["name"] in names]
@@ -81,14 +82,15 @@ class Result:
     @property
     def kept_rate(self) -> bool:
         """Whether the generator started at least 99 % of the calls when they were due; True for a closed loop."""
-        return share_off(self.data["pace"]) <= _OFF_PACE
+        wanted, started, late = self._pace
+        return wanted - started + late <= _OFF_PACE * wanted
 
     @property
     def warnings(self) -> list[str]:
         """Reasons to doubt the numbers, a sentence each."""
         said = list(self.data["worker_faults"])
         if not self.kept_rate:
-            wanted, started, late = (self.data["pace"][name] for name in ("wanted", "started", "late"))
+            wanted, started, late = self._pace
             said.append(
                 f"the rate was not kept: of {wanted} calls that came due, {wanted - started} were never started and "
                 f"{late} started more than {TOLERANCE * 1000:.0f} ms late; latencies count from when calls were due. "
@@ -104,13 +106,10 @@ class Result:
 
     def mean_cores(self) -> dict[str, float]:
         """Return mean busy cores of each process, and of the whole "machine"."""
-        seen: dict[str, list[float]] = {}
-        for sample in self.data["server"]["samples"]:
-            if sample["second"] >= self.counted_from:
-                seen.setdefault("machine", []).append(sample["machine_cores"])
-                for name, use in sample["processes"].items():
-                    seen.setdefault(name, []).append(use["cores"])
-        return {name: fmean(values) for name, values in seen.items()}
+        counted = [each for each in self.data["server"]["samples"] if each["second"] >= self.counted_from]
+        uses = [{name: use["cores"] for name, use in each["processes"].items()} for each in counted]
+        uses = [{**use, "machine": each["machine_cores"]} for use, each in zip(uses, counted, strict=True)]
+        return {name: fmean(use[name] for use in uses if name in use) for name in dict.fromkeys(itertools.chain(*uses))}
 
 
 def summary(result: Result) -> str:

@@ -149,10 +149,10 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario,
         with (
             drive.local_server(options["store"], models, options.get("gateways", 1))
             if options["local"]
-            else contextlib.nullcontext(drive.server_at(options["server"], options["metrics"]))
+            else contextlib.nullcontext(Server(target=options["server"], metrics_url=options["metrics"], pids={}))
         ) as server:
             scenario = scenario.model_copy(update={"target": server.target})
-            drive.check_server(scenario)
+            drive.check_server(scenario, server)
             yield scenario, server
     except StackError as error:
         raise scenarios.ServerError(str(error)) from error

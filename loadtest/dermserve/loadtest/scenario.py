@@ -168,12 +168,6 @@ def _checked(file: pathlib.Path) -> bytes:
     return photo
 
 
-def share_off(pace: Mapping[str, int]) -> float:
-    """Return the share of the calls that were late or never started, of what `Timeline.finish` counts."""
-    wanted, started, late = (pace[name] for name in ("wanted", "started", "late"))
-    return (wanted - started + late) / wanted if wanted else 0.0
-
-
 class Timeline:
     """The times at which the calls of one user of an open loop are due, however late the answers are.
 
