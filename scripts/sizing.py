@@ -4,15 +4,15 @@ python scripts/sizing.py                        # from k8s/costs.json
 python scripts/sizing.py --capacity FILE        # from build/capacity/capacity.json, which `make loadtest` writes
 """
 
-import argparse
 import datetime
 import json
 import math
 import pathlib
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+import click
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -82,15 +82,14 @@ def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capacity", type=pathlib.Path, help="capacity.json of dermserve-loadtest")
-    options = parser.parse_args()
-    if options.capacity:
-        found = keep(json.loads(options.capacity.read_text()), date=f"{datetime.date.today():%Y-%m-%d}")
+@click.command()
+@click.option("--capacity", type=click.File(), help="capacity.json of dermserve-loadtest")
+def main(capacity: TextIO | None) -> None:
+    """Write the table of docs/sizing.md."""
+    if capacity:
+        found = keep(json.load(capacity), date=f"{datetime.date.today():%Y-%m-%d}")
         if not found["capacity"]:
-            sys.exit(f"{options.capacity} has no processor time of servers: run `dermserve-loadtest capacity --local`")
+            sys.exit(f"{capacity.name} has no processor time of servers: run `dermserve-loadtest capacity --local`")
         COSTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(json.loads(COSTS.read_text())))
 

@@ -77,16 +77,16 @@ def test_certificates_that_are_over_or_nearly_so_or_not_yet_valid_are_found(tmp_
 
 def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_path):
     one, two = _certificate(tmp_path, "one"), _certificate(tmp_path, "two")
-    assert _tls(one, two.with_suffix(".key"))["KEY_MISMATCH"] == "ERROR"
+    assert _tls(one, two.with_suffix(".key"))["KEY_UNUSABLE"] == "ERROR"
     junk = tmp_path / "junk.pem"
     junk.write_text("no PEM")
-    assert "KEY_UNREADABLE" in _tls(one, junk)
+    assert "KEY_UNUSABLE" in _tls(one, junk)
     assert _tls(junk, one.with_suffix(".key")) == {"CERTIFICATE_UNREADABLE": "ERROR"}  # the key is not to blame
     locked = tmp_path / "locked.key"
     key = serialization.load_pem_private_key(one.with_suffix(".key").read_bytes(), None)
     sealed = serialization.BestAvailableEncryption(b"secret")
     locked.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed))
-    assert "KEY_UNREADABLE" in _tls(one, locked)
+    assert "KEY_UNUSABLE" in _tls(one, locked)
     one.with_suffix(".key").chmod(0o644)
     assert _tls(one)["KEY_READABLE"] == "WARNING"
 

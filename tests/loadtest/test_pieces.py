@@ -226,6 +226,6 @@ class Search(_Search):
 
 @pytest.mark.parametrize(("p50", "tried"), [(499.0, True), (501.0, False), (None, True)])
 def test_no_rate_is_tried_where_a_lone_caller_waits_too_long_already(p50: float | None, tried: bool):
-    limits = {"limit": "p50", "threshold": 500.0, "precision": 0.5, "seconds": 1.0, "probes": 1}
+    limits = {"share": 0.5, "threshold": 500.0, "precision": 0.5, "seconds": 1.0, "probes": 1}
     found = Search(base=None, server=p50, gateways=1, processes=1, callers=(1, 8), **limits).find(Part(model="m"))
     assert (bool(found.open_points), "already wait 501 ms" in found.why) == (tried, not tried)

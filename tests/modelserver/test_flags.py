@@ -56,6 +56,9 @@ def test_a_flag_that_would_be_missed_is_refused_and_points_to_the_real_server(na
         "--port=65536",
         "--port=-1",
         "--grpc_max_threads=0",
+        "--tensorflow_intra_op_parallelism=-1",
+        "--tensorflow_intra_op_parallelism=99999999999",
+        "--load_retry_interval_micros=99999999999999999999",
     ],
 )
 def test_a_wrong_value_is_refused_by_the_flags_name(argument: str) -> None:

@@ -190,7 +190,7 @@ class _Search:
     server: Server
     gateways: int  # most of them
     processes: int  # that generate
-    limit: str  # a key of SHARES
+    share: float  # of the calls that may be slower than the threshold
     threshold: float  # milliseconds that it must keep within
     precision: float
     seconds: float  # of a probe
@@ -223,14 +223,13 @@ class _Search:
         )  # fmt: skip
 
     def _keeps(self, part: Part, rate: float, points: list[Point]) -> bool:
-        share = SHARES[self.limit]
-        needed = _ROOM * calls_needed(share=share) / rate / self.probes
+        needed = _ROOM * calls_needed(share=self.share) / rate / self.probes
         calls = slow = 0
         for _ in range(self.probes):
             point = self._run(part, max(self.seconds, needed), rate=rate)
             points.append(point)
             calls, slow = calls + point.calls, slow + point.slow
-            kept = judge(calls, slow, share=share)
+            kept = judge(calls, slow, share=self.share)
             verdict = {True: "kept", False: "broken", None: "open"}[kept]
             say(f"  {rate:.2f}/s: {slow} of {calls} calls over {self.threshold:.0f} ms, {verdict}")
             if kept is not None:
@@ -297,7 +296,7 @@ def capacity(
         if any(part.stream for part in base.mix):
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
         search = _Search(
-            base=base, server=server, gateways=gateways, processes=processes, limit=limit, threshold=threshold,
+            base=base, server=server, gateways=gateways, processes=processes, share=SHARES[limit], threshold=threshold,
             precision=precision, seconds=probe, probes=probes, callers=counts,
         )  # fmt: skip
         for part in base.mix:  # write the results so far after each

@@ -120,12 +120,9 @@ def difference(before: Sample | None, after: Sample | None) -> list[dict[str, An
     """Return each stage's calls and mean milliseconds between two readings; nothing if one is missing."""
     if before is None or after is None:
         return []
-    stages = []
-    for (name, labels), total in sorted(after.items()):
-        if name == f"{_STAGES}_sum":
-            count = (f"{_STAGES}_count", labels)
-            calls = after.get(count, 0) - before.get(count, 0)
-            spent = total - before.get((name, labels), 0)
-            if calls > 0:
-                stages.append({**dict(labels), "calls": calls, "mean_ms": spent / calls * 1000})
-    return stages
+    grown = {key: value - before.get(key, 0) for key, value in after.items()}
+    stages = [(labels, spent) for (name, labels), spent in sorted(grown.items()) if name == f"{_STAGES}_sum"]
+    counted = [(dict(labels), grown[f"{_STAGES}_count", labels], spent) for labels, spent in stages]
+    return [
+        {**labels, "calls": calls, "mean_ms": spent / calls * 1000} for labels, calls, spent in counted if calls > 0
+    ]

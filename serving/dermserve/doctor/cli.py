@@ -85,11 +85,8 @@ def _key(key_name: str, key: pathlib.Path, *, of: pathlib.Path) -> Iterator[Find
     try:
         check_key(key, of=of)
     except OSError as fault:
-        if getattr(fault, "reason", "") != "KEY_VALUES_MISMATCH":
-            yield error("KEY_UNREADABLE", f"{key_name} {key}: {fault}", "give its private key as PEM, unencrypted")
-            return
-        text = f"{key_name} {key} is not the key of the first certificate in {of}: no connection will succeed"
-        yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
+        text = f"{key_name} {key} is not the key of the first certificate in {of}: {fault}"
+        yield error("KEY_UNUSABLE", text, "give the private key that it was made for, as PEM and unencrypted")
 
 
 @click.command()

@@ -60,7 +60,11 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     about = "Run the local stand-in for TensorFlow Serving, with TensorFlow Serving's flags and defaults."
     parser = _Parser(prog="dermserve modelserver", description=about, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
-        more = {"type": _boolean, "nargs": "?", "const": True} if isinstance(default, bool) else {"type": type(default)}
+        more = (
+            {"type": _boolean, "nargs": "?", "const": True}
+            if isinstance(default, bool)
+            else {"type": _number if isinstance(default, int) else str}
+        )
         parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default!r})", **more)
     flags, others = parser.parse_known_args(arguments)
     for argument in others:
@@ -69,9 +73,16 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
             what = f"--{name} is not supported by dermserve.modelserver, the local stand-in"
             raise invalid_argument(f"{what}. Remove it, or run the real server: the image tensorflow/serving")
         _logger.warning("unknown argument: %s (it changes nothing in this stand-in)", argument)
-    if not 0 <= flags.port < 2**16 or flags.grpc_max_threads < 1:
-        raise invalid_argument("--port must be in 0 to 65535, and --grpc_max_threads at least 1")
+    if not 0 <= flags.port < 2**16 or flags.grpc_max_threads < 1 or flags.tensorflow_intra_op_parallelism < 0:
+        least = "--grpc_max_threads at least 1, and --tensorflow_intra_op_parallelism at least 0"
+        raise invalid_argument(f"--port must be in 0 to 65535, {least}")
     return flags
+
+
+def _number(text: str) -> int:
+    if abs(value := int(text)) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large")
+    return value
 
 
 def _boolean(text: str) -> bool:

@@ -84,9 +84,7 @@ class Manager:
             self._thread.join()
         for thread in self._loading:
             thread.join()
-        with self._changed:
-            managed = [version for versions in self._versions.values() for version in versions.values()]
-        for version in managed:
+        for version in [version for versions in self._versions.values() for version in versions.values()]:
             if version.state == Status.STATE_AVAILABLE:
                 self._unload(version)
 
