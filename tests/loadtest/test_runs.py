@@ -250,6 +250,7 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("capacity", "--server", "x:1", "--precision", "nan"), 2, "'nan' is not a number"),
         (("capacity", "--server", "x:1", "--out", "slo.toml/out"), 1, "can't use slo.toml/out: Not a directory"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
+        (("capacity", "--server", "x:1", "--mix", "resnet50:none:3"), 2, "streams have no rate"),
         (("capacity", "--server", "x:1", "--slo", "p99=nan"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
@@ -465,6 +466,18 @@ def test_a_worker_of_this_machine_that_dies_is_named_and_fails_the_test(target, 
     assert (process.returncode, len(workers), "Traceback" in err) == (1, 2, False), err
     assert (tmp_path / "build/loadtest/report.html").is_file()
     assert not [worker for worker in workers if worker.is_running()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a matter of the kernel")
+def test_a_command_that_is_killed_leaves_no_worker_behind(target, gateway, tmp_path):
+    load = ("--mix", "resnet50", "--run-time", "90s", "--users", "2", "--processes", "2")
+    with interruptible(*quick(target, *load), cwd=tmp_path) as process:
+        wait_for(lambda: len(gateway.requests) > 10)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=50)  # a worker gives up its master after a minute
+    assert (len(family), alive) == (3, [])
 
 
 def test_a_master_whose_workers_do_not_come_gives_up(target, gateway, tmp_path, unused_port, monkeypatch):

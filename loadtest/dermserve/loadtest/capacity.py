@@ -290,11 +290,9 @@ def capacity(
         raise ScenarioError("--gateways needs --local, which can start them")
     out.mkdir(parents=True, exist_ok=True)
     counts = sorted({int(count) for count in callers.split(",")})
-    options |= {"users": counts[-1], "run_time": probe + options["warm_up"]}
+    options |= {"users": counts[-1], "rate": 1.0, "run_time": probe + options["warm_up"]}
     machine, found = describe_machine(), list[Capacity]()
     with under_test({**options, "gateways": gateways}) as (base, server):
-        if any(part.stream for part in base.mix):
-            raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
         search = _Search(
             base=base, server=server, gateways=gateways, processes=processes, share=SHARES[limit], threshold=threshold,
             precision=precision, seconds=probe, probes=probes, callers=counts,

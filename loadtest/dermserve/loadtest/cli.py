@@ -9,9 +9,7 @@ from dermserve.cli.root import Entry, LazyGroup
 _ENTRIES = {
     "run": Entry("dermserve.loadtest.run:run", "Put load on a gateway and report.", "loadtest"),
     "worker": Entry("dermserve.loadtest.run:worker", "Generate load for a run on another machine.", "loadtest"),
-    "capacity": Entry(
-        "dermserve.loadtest.capacity:capacity", "Find the highest rate that keeps a threshold.", "loadtest"
-    ),
+    "capacity": Entry("dermserve.loadtest.capacity:capacity", "Find the highest rate within a threshold.", "loadtest"),
 }
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's messages are already in the errors
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}

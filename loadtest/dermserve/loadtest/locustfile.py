@@ -1,5 +1,6 @@
 """The locustfile of `dermserve-loadtest` and its workers: users, shape, result file, lost workers, and progress."""
 
+import ctypes
 import functools
 import itertools
 import json
@@ -7,6 +8,7 @@ import math
 import pathlib
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -140,6 +142,8 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(lambda environment, **_: TEST.start(environment))
     environment.events.test_stopping.add_listener(lambda **_: TEST.stop())
     if isinstance(runner, WorkerRunner):
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with whoever forked it
         environment.events.report_to_master.add_listener(_send)
         return
     if environment.parsed_options.headless:

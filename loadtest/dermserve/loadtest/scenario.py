@@ -100,7 +100,7 @@ class Scenario(pydantic.BaseModel):
         if not self.run_time > self.warm_up:
             raise ValueError("the run time must be longer than the warm-up")
         if self.rate is not None and any(part.stream for part in self.mix):
-            raise ValueError("streams take users, not a rate")
+            raise ValueError("streams have no rate: leave them out of the mix, or give users alone")
         return self
 
     @property

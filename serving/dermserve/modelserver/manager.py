@@ -199,7 +199,6 @@ class Manager:
             return True
         self._set(due[0], Status.STATE_LOADING)
         if self._load_in_threads:
-            self._loading = [thread for thread in self._loading if thread.is_alive()]
             self._loading.append(threading.Thread(target=self._load, args=(due[0],), name="load", daemon=True))
             self._loading[-1].start()
         else:
