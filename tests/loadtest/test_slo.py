@@ -123,6 +123,8 @@ def test_no_calls_of_a_kind_breach_its_thresholds(tmp_path):
         ("[[slo]]\nerror_rate = nan", "error_rate"),
         ('[[slo]]\np99 = "nan"', "p99"),
         ("[[slo]]\np99 = [1]", "p99"),
+        ("[[slo]]\np99 = inf", "p99"),
+        ("[[slo]]\nmin_rate = 1e400", "min_rate"),
         ('[[slo]]\nmode = "MOST"\np99 = 1', "FULL"),
         ("[[slo", "slo.toml"),
     ],

@@ -19,7 +19,7 @@ from scipy.special import bdtr, bdtrc
 from dermserve.loadtest.drive import Server, check_server, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
-from dermserve.loadtest.result import milliseconds, table
+from dermserve.loadtest.result import Slo, table
 from dermserve.loadtest.run import CALL_OPTIONS, FOLDER, duration, under_test
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
 from dermserve.models.durable import write_durably
@@ -284,7 +284,7 @@ def capacity(
     rates found by bisection. Prints which process is the limit.
     """
     limit, threshold = read_threshold(slo)
-    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", callers):
+    if not re.fullmatch(r"[1-9]\d{0,9}(,[1-9]\d{0,9})*", callers):
         raise ScenarioError(f"{callers!r} are not numbers of callers: write for example 1,2,4,8")
     if gateways > 1 and not options["local"]:
         raise ScenarioError("--gateways needs --local, which can start them")
@@ -312,7 +312,7 @@ def read_threshold(text: str) -> tuple[str, float]:
     limit, _, value = text.partition("=")
     try:
         SHARES[limit]
-        return limit, float(milliseconds(value))
+        return limit, float(getattr(Slo.model_validate({limit: value}), limit))
     except (KeyError, ValueError) as error:
         wanted = f"write for example p99=500ms; there are {', '.join(SHARES)}"
         raise ScenarioError(f"{text!r} is not a threshold: {wanted}") from error

@@ -142,7 +142,7 @@ _Mode = Annotated[Literal["", "NONE", "FULL", "ADAPTIVE"], pydantic.BeforeValida
 class Slo(pydantic.BaseModel):
     """Thresholds for one kind of call; for all calls together where nothing names a kind."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: str = ""
     model: str = ""
