@@ -471,7 +471,8 @@ def test_a_worker_of_this_machine_that_dies_is_named_and_fails_the_test(target, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a matter of the kernel")
-def test_a_command_that_is_killed_leaves_no_worker_behind(target, gateway, tmp_path):
+def test_a_command_that_is_killed_leaves_no_worker_behind(target, gateway, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where its scratch folder stays
     load = ("--mix", "resnet50", "--run-time", "90s", "--users", "2", "--processes", "2")
     with interruptible(*quick(target, *load), cwd=tmp_path) as process:
         wait_for(lambda: len(gateway.requests) > 10)
