@@ -45,7 +45,7 @@ def test_the_version_is_the_distributions():
     assert done.output == f"dermserve, version {importlib.metadata.version('dermserve')}\n"
 
 
-@pytest.mark.parametrize("name", [name for name in ENTRIES if name != "modelserver"])
+@pytest.mark.parametrize("name", ENTRIES)
 def test_every_command_loads_and_has_help_of_its_own(name):
     done = CliRunner().invoke(main, [name, "--help"])
     assert done.exit_code == 0, done.output
@@ -117,9 +117,3 @@ main(["models"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (130, b"")
-
-
-def test_flags_of_the_model_server_pass_through():
-    code = "from dermserve.cli import main; main(['modelserver', '--help'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()[:3]) == (0, ["usage:", "dermserve", "modelserver"])

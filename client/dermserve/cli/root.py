@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import io
 import os
 import pkgutil
@@ -128,7 +127,6 @@ ENTRIES = {
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs.", "edge"),
-    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", "local"),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", "models"),
     "model": Entry("dermserve.models.lifecycle.cli:model", "Publish, promote, roll back and retire versions.", "store"),
     "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", "train"),
@@ -147,18 +145,3 @@ def main() -> None:
 
     Exit codes: 0 all answered, 1 some failed, 2 wrong usage, 3 no server, 130 interrupted.
     """
-
-
-@click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    add_help_option=False,
-)
-@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
-def modelserver(flags: tuple[str, ...]) -> None:
-    """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ModuleNotFoundError(name="tensorflow")
-    # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
-    environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
-    command = [sys.executable, "-m", "dermserve.modelserver", *flags]
-    os.execve(command[0], command, environment)  # noqa: S606 - our own module

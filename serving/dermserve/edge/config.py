@@ -108,32 +108,22 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
 
 
 def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
-    """Write all files that Envoy serves into a folder, which is emptied first; return the content of device/index.json.
+    """Write all files that Envoy serves into a folder; return the content of device/index.json.
 
     The on-device model is that of the highest version in the store that has one, if any. The on-device runtime and the
     API page are left out where `make web` has not been run. Raises OSError.
     """
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "openapi.json").touch()  # from the first moment on, which marks it as this command's
-    for path in to.iterdir():  # the folder itself may be a mount, or behind a link
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != "openapi.json":
-            path.unlink()
-    shutil.copytree(SITE, to, dirs_exist_ok=True)
+    without = None if VIEWER.is_dir() else shutil.ignore_patterns("api")
+    for folder, place in ((SITE, ""), (RUNTIME, "app/litert"), (VIEWER, "api")):
+        if folder.is_dir():
+            shutil.copytree(folder, to / place, dirs_exist_ok=True, ignore=without)
     found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
-    if RUNTIME.is_dir():
-        shutil.copytree(RUNTIME, to / "app/litert")
-    if VIEWER.is_dir():
-        shutil.copytree(VIEWER, to / "api", dirs_exist_ok=True)
-    else:
-        shutil.rmtree(to / "api")
     models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
     by_version = {int(model.parent.name): model for model in models if model.parent.name.isdecimal()}
     if by_version:
         newest = by_version[max(by_version)]
         target = to / "device" / ON_DEVICE / newest.parent.name / newest.name
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(newest, target)
         found |= {"model": ON_DEVICE, "version": newest.parent.name}
     index = to / "device/index.json"
