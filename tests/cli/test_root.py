@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -94,6 +95,15 @@ LazyGroup(name="dermserve", entries={{"thing": Loaded("", "")}})(["thing"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (code, b"")
+
+
+def test_an_error_of_the_system_without_a_file_is_one_line(monkeypatch):
+    def full(*_, **__):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(os, "access", full)
+    done = CliRunner().invoke(main, ["classify", "a.jpg", "--csv", "table.csv"])
+    assert (done.exit_code, done.output) == (1, "Error: can't use: No usable temporary directory found in ['/tmp']\n")
 
 
 @pytest.mark.parametrize("out", ["/proc/none/envoy.yaml", "/proc/envoy.yaml", "/dev/null/envoy.yaml"])

@@ -322,3 +322,11 @@ def test_settings_say_what_the_device_takes_and_remove_it(ready: App) -> None:
     ready.press("Remove it")
     expect(ready.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
     assert ready.page.evaluate("caches.has('dermserve-device')") is False
+
+
+def test_a_model_whose_files_the_browser_removed_is_offered_again(ready: App) -> None:
+    ready.page.evaluate("caches.delete('dermserve-device')")
+    ready.page.reload()
+    ready.tab("Settings")
+    expect(ready.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
+    expect(ready.page.locator("#prepared")).to_have_count(0)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import stat
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     """Replace each folder by the files in it, at any depth, sorted; leave everything else, and name nothing twice.
 
     Links to folders are followed, each folder once; files that the command itself has `written` are skipped. Raises
-    click.UsageError: a folder has no photos, or standard input is named twice or closed.
+    click.UsageError: a folder has no photos, or standard input is named twice.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}
@@ -59,8 +58,6 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
             found.photos.append(name)
     if found.photos.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read once")
-    if STDIN in found.photos and sys.stdin is None:
-        raise click.UsageError("standard input (-) is closed")
     return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 

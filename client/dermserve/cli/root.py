@@ -96,8 +96,10 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command: Ctrl-C and SIGTERM end it in order with 130, and a file that can't be used is one line."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if (stream := getattr(sys, name)) is None:  # closed: its number must not become that of another file
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
             with ends_by_interrupt():
@@ -109,12 +111,13 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None
         except OSError as error:
+            if error.errno == errno.EPIPE:  # as in `| head`: click ends the program
+                raise
             if full := error.errno in _FULL:  # discard output, which the interpreter would flush at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            elif error.filename is None:
-                raise
             name = f" {error.filename}" * bool(error.filename)
-            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {error.strerror}") from error
+            reason = error.strerror or error
+            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {reason}") from error
 
 
 ENTRIES = {

@@ -38,6 +38,11 @@ export function prepared(): Prepared | null {
   }
 }
 
+/** Forget what was downloaded if the browser has removed the files, as it may when space is short. */
+export async function check(): Promise<void> {
+  if (prepared() && !(await globalThis.caches?.has(CACHE).catch(() => true))) remove("device");
+}
+
 /** Remove everything downloaded. */
 export async function forget(): Promise<void> {
   remove("device");

@@ -204,6 +204,7 @@ export const en = {
   export: "Export",
   import: "Import",
   imported: "{n} photos were added.",
+  exportFailed: "The file can't be made: the history can't be read, or is too large for this browser. Delete what you no longer need, and try again.",
   importWrong: "This file is not a history that was exported here. Nothing was changed.",
   gone: "This is no longer here.",
   toHistory: "To the history",
@@ -243,7 +244,7 @@ export const en = {
   preparedSize: "It takes {mb} MB.",
   deviceRemove: "Remove it",
   onlineOnly: "Photos can be looked at with a connection only.",
-  prepareFailed: "That didn't work. Try again with a better connection.",
+  prepareFailed: "That didn't work: the connection was lost, or this device has no room. Try again with a better connection, or make room.",
 
   // Learn
   photoTitle: "How to take the photo",

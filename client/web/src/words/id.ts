@@ -199,6 +199,7 @@ export const id: Record<Key, string> = {
   export: "Ekspor",
   import: "Impor",
   imported: "{n} foto ditambahkan.",
+  exportFailed: "Berkas tidak bisa dibuat: riwayat tidak bisa dibaca, atau terlalu besar untuk peramban ini. Hapus yang tidak diperlukan lagi, lalu coba lagi.",
   importWrong: "Berkas ini bukan riwayat yang diekspor dari sini. Tidak ada yang diubah.",
   gone: "Ini sudah tidak ada.",
   toHistory: "Ke riwayat",
@@ -237,7 +238,7 @@ export const id: Record<Key, string> = {
   preparedSize: "Memakai {mb} MB.",
   deviceRemove: "Hapus dari perangkat",
   onlineOnly: "Foto hanya bisa diperiksa dengan koneksi.",
-  prepareFailed: "Tidak berhasil. Coba lagi dengan koneksi yang lebih baik.",
+  prepareFailed: "Tidak berhasil: koneksi terputus, atau ruang di perangkat ini habis. Coba lagi dengan koneksi yang lebih baik, atau kosongkan ruang.",
 
   photoTitle: "Cara mengambil foto",
   canTitle: "Apa yang bisa dan tidak bisa dilihat",
