@@ -106,6 +106,13 @@ def test_an_error_of_the_system_without_a_file_is_one_line(monkeypatch):
     assert (done.exit_code, done.output) == (1, "Error: can't use: No usable temporary directory found in ['/tmp']\n")
 
 
+def test_a_folder_of_files_that_a_disk_has_no_room_for_is_one_line(tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))"
+    code = f"{limit}; from dermserve.cli import main; main(['edge', 'files', {str(tmp_path / 'www')!r}])"
+    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: can't write: File too large\n")
+
+
 @pytest.mark.parametrize("out", ["/proc/none/envoy.yaml", "/proc/envoy.yaml", "/dev/null/envoy.yaml"])
 def test_a_file_that_no_command_expected_to_fail_is_one_line(out):
     code = f"from dermserve.cli import main; main(['edge', 'config', '--gateway', 'gateway:1', '--out', {out!r}])"

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,19 +112,20 @@ def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, 
     The on-device model is that of the highest version in the store that has one, if any. The on-device runtime and the
     API page are left out where `make web` has not been run. Raises OSError.
     """
-    without = None if VIEWER.is_dir() else shutil.ignore_patterns("api")
-    for folder, place in ((SITE, ""), (RUNTIME, "app/litert"), (VIEWER, "api")):
-        if folder.is_dir():
-            shutil.copytree(folder, to / place, dirs_exist_ok=True, ignore=without)
+    copied = {SITE: to, RUNTIME: to / "app/litert", VIEWER: to / "api"}
+    files = {file: place / file.relative_to(folder) for folder, place in copied.items() for file in folder.rglob("*.*")}
+    if not VIEWER.is_dir():
+        del files[SITE / "api/index.html"]
     found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
     models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
     by_version = {int(model.parent.name): model for model in models if model.parent.name.isdecimal()}
     if by_version:
         newest = by_version[max(by_version)]
-        target = to / "device" / ON_DEVICE / newest.parent.name / newest.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(newest, target)
+        files[newest] = to / "device" / ON_DEVICE / newest.parent.name / newest.name
         found |= {"model": ON_DEVICE, "version": newest.parent.name}
+    for file, target in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())  # shutil reports a full disk as a list, or by the name of the source
     index = to / "device/index.json"
     index.parent.mkdir(exist_ok=True)
     index.write_text(json.dumps(found) + "\n", encoding="utf-8")
