@@ -102,16 +102,7 @@ def _operation(method: MethodDescriptor, schemas: _Schemas, path: str, *, has_bo
     assert method.containing_service is not None
     words, answer = schemas.words(method.full_name), schemas.of_message(method.output_type)
     said = {"200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}}}
-    parameters = [
-        {
-            "name": _plain(name),
-            "in": "path",
-            "required": True,
-            "description": schemas.words(_find(method.input_type, name).full_name),
-            "schema": {"type": "string", "pattern": "^[^/:]+$", "minLength": 1},
-        }
-        for name in _PATH_FIELD.findall(path)
-    ]
+    parameters = [{"name": _plain(name), **_STATIC["path_parameter"]} for name in _PATH_FIELD.findall(path)]
     operation = {
         "operationId": method.name,
         "tags": [method.containing_service.name],
@@ -138,13 +129,6 @@ def _request_body(message: Descriptor, schemas: _Schemas, path: str) -> Json:
     as_json: Json = {"schema": {"type": "object", "properties": properties, "required": ["image"]}}
     photo = {"schema": {"type": "string", "format": "binary"}}
     return {"required": True, "content": {"application/json": as_json} | dict.fromkeys(_STATIC["photo_types"], photo)}
-
-
-def _find(message: Descriptor, path: str) -> FieldDescriptor:
-    *outer, last = path.split(".")
-    for name in outer:
-        message = message.fields_by_name[name].message_type
-    return message.fields_by_name[last]
 
 
 def _plain(name: str) -> str:

@@ -1,10 +1,9 @@
 """Write the table of docs/sizing.md: pods for a rate, from what a photo costs and the manifests' own numbers.
 
 python scripts/sizing.py                        # from k8s/costs.json
-python scripts/sizing.py --capacity FILE        # from build/capacity/capacity.json, which `make loadtest` writes
+python scripts/sizing.py FILE                   # from build/capacity/capacity.json, which `make loadtest` writes
 """
 
-import argparse
 import datetime
 import json
 import math
@@ -84,13 +83,10 @@ def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capacity", type=pathlib.Path, help="capacity.json of dermserve-loadtest")
-    options = parser.parse_args()
-    if options.capacity:
-        found = keep(json.loads(options.capacity.read_text()), date=f"{datetime.date.today():%Y-%m-%d}")
+    for file in sys.argv[1:]:
+        found = keep(json.loads(pathlib.Path(file).read_text()), date=f"{datetime.date.today():%Y-%m-%d}")
         if not found["capacity"]:
-            sys.exit(f"{options.capacity} has no processor time of servers: run `dermserve-loadtest capacity --local`")
+            sys.exit(f"{file} has no processor time of servers: run `dermserve-loadtest capacity --local`")
         COSTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(json.loads(COSTS.read_text())))
 
