@@ -47,7 +47,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     """Replace each folder by the files in it, at any depth, sorted; leave everything else, and name nothing twice.
 
     Links to folders are followed, each folder once; files that the command itself has `written` are skipped. Raises
-    click.UsageError: a folder has no photos, or standard input is named twice.
+    click.UsageError: a folder has no photos.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}
@@ -56,8 +56,6 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
             _look_into(name, found, own)
         else:
             found.photos.append(name)
-    if found.photos.count(STDIN) > 1:
-        raise click.UsageError("standard input (-) can be read once")
     return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 

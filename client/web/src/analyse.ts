@@ -55,11 +55,11 @@ async function analyse(current: Draft, square: Blob, still: () => boolean, devic
 
 async function ask({ bitmap, frame }: Draft, here: boolean, cancel: AbortSignal): Promise<Answer> {
   const photo = cut(bitmap, frame);
-  if (here) return offline.answer(photo, service.chosenViews());
+  if (here) return offline.answer(photo);
   if (service.models().length === 0) await service.refresh(true);
-  const name = service.chosenModel();
+  const name = service.model()?.name;
   if (!name) throw new NoAnswer(service.trouble() === "reached" ? "failed" : (service.trouble() as api.Trouble));
-  return api.classify(encode(photo), name, service.chosenViews(), cancel);
+  return api.classify(encode(photo), name, cancel);
 }
 
 function showTrouble(error: unknown, current: Draft, square: Blob, still: () => boolean): void {

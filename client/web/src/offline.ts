@@ -97,8 +97,8 @@ async function runtimeFiles(): Promise<string[]> {
   return WebAssembly.validate(probe) ? RUNTIME : COMPAT;
 }
 
-export async function answer(photo: HTMLCanvasElement, tta: "NONE" | "FULL"): Promise<Answer> {
+export async function answer(photo: HTMLCanvasElement): Promise<Answer> {
   const here = prepared();
   if (!here) throw new Error("not prepared");
-  return (await device()).answer(photo, here.url, here.card, here.version, tta);
+  return (await device()).answer(photo, here.url, here.card, here.version, "FULL");
 }
