@@ -62,8 +62,10 @@ def write_config(settings: Settings, out: pathlib.Path) -> None:
     """Write the configuration and the files beside it, for owner and group. Raises SettingsError: bad API keys."""
     for name, text in envoy_config(settings, folder=out.absolute().parent).items():
         file = out if name == "envoy.yaml" else out.with_name(name)
-        file.touch(mode=0o640)
-        file.write_text(text, encoding="utf-8")
+        fresh = file.with_name(f".{file.name}")
+        fresh.touch(mode=0o640)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)  # whole or not at all
 
 
 def _values(settings: Settings) -> dict[str, Any]:
