@@ -124,7 +124,8 @@ def test_a_file_that_no_command_expected_to_fail_is_one_line(out):
 def test_a_configuration_that_a_disk_has_no_room_for_does_not_replace_the_former_one(tmp_path):
     out = tmp_path / "envoy.yaml"
     for limit in ("", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9)); "):
-        code = f"{limit}from dermserve.cli import main; main(['edge', 'config', '--gateway', 'g:1', '--out', {str(out)!r}])"
+        command = ["edge", "config", "--gateway", "g:1", "--out", str(out)]
+        code = f"{limit}from dermserve.cli import main; main({command!r})"
         done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == bool(limit), done.stderr
     assert len(out.read_text()) > 10_000

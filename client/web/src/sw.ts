@@ -2,11 +2,11 @@
 
 declare const SHELL: string[];
 declare const BUILD: string;
+declare const DEVICE_CACHE: string;
 declare const self: ServiceWorkerGlobalScope;
 export {};
 
 const SHELL_CACHE = `dermserve-shell-${BUILD}`;
-const DEVICE_CACHE = "dermserve-device";
 const SHARED_CACHE = "dermserve-shared";
 
 self.addEventListener("install", (event) => {
