@@ -1,4 +1,4 @@
-"""`dermserve doctor --target`: check a running gateway from outside, and the way to it."""
+"""`dermserve doctor --target`: check a running gateway from outside, and the network on the way."""
 
 import contextlib
 import email.utils

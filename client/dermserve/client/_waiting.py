@@ -1,4 +1,4 @@
-"""How the two clients wait, and `classify_many` of both. Each call is written once, as a coroutine.
+"""Run the calls of both clients, blocking and asyncio, and `classify_many`. Each call is written once, as a coroutine.
 
 The asyncio client awaits it. In the synchronous client nothing that the coroutine awaits ever suspends, so one step
 runs all of it. In `classify_many` one thread takes photos, a thread for each photo sends it, and the answers go into a
