@@ -60,5 +60,5 @@ def classify(
         for answer in client.classify_many(named, in_flight=in_flight, **asked):
             results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
-            click.echo(results.summary())
+            click.echo(shown(results.summary(), keep="\n"))
     ctx.exit(results.exit_code)

@@ -123,6 +123,6 @@ def _refusal(path: str) -> str | None:
     return None
 
 
-def shown(text: str) -> str:
-    """Escape control characters and bytes that are not text, which file names may contain."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def shown(text: str, *, keep: str = "") -> str:
+    """Escape control characters and bytes that are not text, which file names and answers may contain; not `keep`."""
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)
