@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -45,7 +46,7 @@ def render() -> str:
                 paths.setdefault(shown, {})[verb] = _operation(method, schemas, path, has_body=bool(route.body))
     document = _STATIC["document"]
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    document["info"] |= {"version": version, "description": schemas.words(_SERVICE)}
+    document["info"] |= {"version": version, "description": schemas.comments[_SERVICE]}
     document["paths"] = paths | document["paths"]
     parts = document["components"]
     parts["schemas"] = dict(sorted((schemas.found | parts["schemas"]).items()))
@@ -59,10 +60,7 @@ class _Schemas:
 
     def __init__(self, comments: dict[str, str]) -> None:
         self.found: dict[str, Json] = {}
-        self._comments = comments
-
-    def words(self, name: str) -> str:
-        return self._comments.get(name, "")
+        self.comments = comments
 
     def of_message(self, message: Descriptor) -> Json:
         if message.name not in self.found:
@@ -72,7 +70,7 @@ class _Schemas:
 
     def of_fields(self, described: Descriptor | FieldDescriptor, fields: list[FieldDescriptor]) -> Json:
         properties = {field.json_name: self.of_field(field) for field in fields}
-        return {"type": "object", "description": self.words(described.full_name), "properties": properties}
+        return {"type": "object", "description": self.comments[described.full_name], "properties": properties}
 
     def of_field(self, field: FieldDescriptor) -> Json:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -82,7 +80,7 @@ class _Schemas:
             schema = {"type": "array", "items": self._single(field)}
         else:
             schema = self._single(field)
-        words = self.words(field.full_name)
+        words = self.comments[field.full_name]
         return {**schema, "description": words} if words else schema
 
     def _single(self, field: FieldDescriptor) -> Json:
@@ -92,26 +90,17 @@ class _Schemas:
 
     def _of_enum(self, enum: EnumDescriptor) -> Json:
         beside = enum.full_name.rpartition(".")[0]  # where protobuf puts an enum's values
-        values = "\n".join(f"- `{value.name}`: {self.words(f'{beside}.{value.name}')}" for value in enum.values)
-        words = f"{self.words(enum.full_name)}\n\n{values}"
+        values = "\n".join(f"- `{value.name}`: {self.comments[f'{beside}.{value.name}']}" for value in enum.values)
+        words = f"{self.comments[enum.full_name]}\n\n{values}"
         self.found[enum.name] = {"type": "string", "description": words, "enum": [one.name for one in enum.values]}
         return {"$ref": f"#/components/schemas/{enum.name}"}
 
 
 def _operation(method: MethodDescriptor, schemas: _Schemas, path: str, *, has_body: bool) -> Json:
     assert method.containing_service is not None
-    words, answer = schemas.words(method.full_name), schemas.of_message(method.output_type)
+    words, answer = schemas.comments[method.full_name], schemas.of_message(method.output_type)
     said = {"200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}}}
-    parameters = [
-        {
-            "name": _plain(name),
-            "in": "path",
-            "required": True,
-            "description": schemas.words(_find(method.input_type, name).full_name),
-            "schema": {"type": "string", "pattern": "^[^/:]+$", "minLength": 1},
-        }
-        for name in _PATH_FIELD.findall(path)
-    ]
+    parameters = [{"name": _plain(name), **_STATIC["path_parameter"]} for name in _PATH_FIELD.findall(path)]
     operation = {
         "operationId": method.name,
         "tags": [method.containing_service.name],
@@ -140,20 +129,13 @@ def _request_body(message: Descriptor, schemas: _Schemas, path: str) -> Json:
     return {"required": True, "content": {"application/json": as_json} | dict.fromkeys(_STATIC["photo_types"], photo)}
 
 
-def _find(message: Descriptor, path: str) -> FieldDescriptor:
-    *outer, last = path.split(".")
-    for name in outer:
-        message = message.fields_by_name[name].message_type
-    return message.fields_by_name[last]
-
-
 def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
 def read_protoset() -> tuple[DescriptorPool, dict[str, str]]:
-    """Read what `scripts/stubs.py` wrote: our protos, their imports, and comments as one line by full name."""
-    pool, found = DescriptorPool(), {}
+    """Read what `scripts/stubs.py` wrote: our protos, their imports, and comments as one line by full name, else ""."""
+    pool, found = DescriptorPool(), defaultdict[str, str](str)
     for file in descriptor_pb2.FileDescriptorSet.FromString(PROTOSET.read_bytes()).file:
         pool.Add(file)
         for location in file.source_code_info.location:

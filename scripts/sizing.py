@@ -1,7 +1,7 @@
 """Write the table of docs/sizing.md: pods for a rate, from what a photo costs and the manifests' own numbers.
 
 python scripts/sizing.py                        # from k8s/costs.json
-python scripts/sizing.py --capacity FILE        # from build/capacity/capacity.json, which `make loadtest` writes
+python scripts/sizing.py FILE                   # from build/capacity/capacity.json, which `make loadtest` writes
 """
 
 import datetime
@@ -83,9 +83,9 @@ def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--capacity", type=click.File(), help="capacity.json of dermserve-loadtest")
+@click.argument("capacity", type=click.File(), required=False)
 def main(capacity: TextIO | None) -> None:
-    """Write the table of docs/sizing.md."""
+    """Write the table of docs/sizing.md, anew from the capacity.json of dermserve-loadtest if one is given."""
     if capacity:
         found = keep(json.load(capacity), date=f"{datetime.date.today():%Y-%m-%d}")
         if not found["capacity"]:

@@ -41,7 +41,10 @@ async function buildPage() {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
   cpSync(join(here, "public"), out, { recursive: true });
-  const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", charset: "utf8", absWorkingDir: here };
+  // A runtime of another version does not fit device.js: the service worker drops it with its cache.
+  const { version } = JSON.parse(readFileSync(join(here, "node_modules/@litertjs/core/package.json"), "utf8"));
+  const fixed = { DEVICE_CACHE: JSON.stringify(`dermserve-device-${version}`) };
+  const common = { define: fixed, bundle: true, minify: true, target: "es2022", legalComments: "none", charset: "utf8", absWorkingDir: here };
   await build({ ...common, entryPoints: ["src/main.ts"], outfile: join(out, "app.js"), format: "esm", external: ["./device.js"] });
   await build({ ...common, entryPoints: ["src/device.ts"], outfile: join(out, "device.js"), format: "esm" });
   await build({ ...common, entryPoints: ["src/app.css"], outfile: join(out, "app.css") });
@@ -51,6 +54,7 @@ async function buildPage() {
   const digest = createHash("sha256");
   for (const name of shell) digest.update(name).update(readFileSync(join(out, name)));
   const define = {
+    ...fixed,
     SHELL: JSON.stringify(shell.filter((name) => name !== "index.html")),
     BUILD: JSON.stringify(digest.digest("hex").slice(0, 16)),
   };

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import gateway
-from dermserve.local.picture import drawn_lesion
+from dermserve.local.picture import DRAWN
 
 MODEL = "mobilenet_v3_small"
 BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
@@ -14,7 +14,8 @@ BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
 
 
 def test_every_ratio_is_within_its_bound(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = list(gateway.measure(tmp_path / "store", (MODEL,), (drawn_lesion(),), rounds=60, seconds=2))
+    photo = (DRAWN / "0.jpg").read_bytes()
+    rows = list(gateway.measure(tmp_path / "store", (MODEL,), (photo,), rounds=60, seconds=2))
     with capsys.disabled():
         sys.stdout.write(f"\n{gateway.tables(rows)}\n\n")
     ratios = {row.what: row.ratio for row in rows}

@@ -9,8 +9,11 @@ import subprocess
 import threading
 
 import pytest
+from google.rpc import code_pb2
 
 from dermserve.cli.photos import SUFFIXES, expand
+from dermserve.v1 import classifier_pb2
+from tests.client import fake_gateway
 
 
 def _lines(done):
@@ -197,6 +200,31 @@ def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, gateway, folder, tmp_path, option):
     done = run("classify", folder, option, tmp_path / "no" / "such" / "file")
     assert (done.returncode, "can't be written" in done.stderr, gateway.requests) == (2, True, [])
+
+
+@pytest.mark.parametrize(
+    "command", [["classify", "a.png"], ["classify", "."], ["models"], ["models", "gone"], ["doctor", "--target"]]
+)
+def test_nor_can_what_a_gateway_says(run, gateway, target, folder, monkeypatch, command):
+    odd = "owned\x1b]0;\x07\x9b2J\r"
+
+    def classify(request, context):
+        if request.image != b"a.png":
+            fake_gateway.abort(context, gone)
+        found = fake_gateway.answer(request)
+        found.notice = found.model = found.classes[0].name = found.gateway_version = odd
+        return found
+
+    gone = fake_gateway.rich_status(code_pb2.NOT_FOUND, odd, reason=odd)
+    available = classifier_pb2.ModelVersion(version=3, state="VERSION_STATE_AVAILABLE", labels=[odd], ready=True)
+    monkeypatch.setattr(fake_gateway, "model", lambda **_: classifier_pb2.Model(name=odd, versions=[available]))
+    monkeypatch.setattr(gateway, "classify", classify)
+    monkeypatch.setattr(fake_gateway, "rich_status", lambda *_, **__: gone)
+    monkeypatch.chdir(folder)
+    done = run(*command, *([target] if command[-1] == "--target" else []))
+    said = done.stdout + done.stderr
+    assert "owned" in said
+    assert not {"\x1b", "\x07", "\x9b", "\r"} & {*said}
 
 
 @pytest.mark.parametrize("option", ["--csv", "--resume"])

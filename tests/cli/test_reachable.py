@@ -13,7 +13,7 @@ import pytest
 from google.rpc import code_pb2
 
 from dermserve.cli import reachable
-from dermserve.cli.reachable import read_picture
+from dermserve.cli.reachable import PICTURE
 from dermserve.imaging import decode
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
@@ -76,11 +76,11 @@ def test_a_gateway_that_answers_has_no_errors(examine, gateway, target):
     assert code == 0
     assert set(found) == {"PLAINTEXT", "ANSWERS", "MODEL", "ANSWER_TIME"}
     assert len(gateway.requests) == 9
-    assert gateway.requests[0].image == read_picture()
+    assert gateway.requests[0].image == PICTURE.read_bytes()
 
 
 def test_the_picture_is_one_that_decodes():
-    assert decode(read_picture(), height=224, width=224) is not None
+    assert decode(PICTURE.read_bytes(), height=224, width=224) is not None
 
 
 def test_nothing_is_classified_unless_wanted(examine, gateway, target):

@@ -246,7 +246,7 @@ def test_leaving_while_a_file_is_read_is_quiet(target, kind, tmp_path):
     answers.close()
     path.open("wb").close()
     for thread in threading.enumerate():
-        if thread.name.endswith("(work)"):
+        if thread.name.endswith(("(_answer)", "(_read)")):
             thread.join(100)  # an exception in it would be an error
 
 

@@ -25,7 +25,7 @@ from dermserve.edge import Settings
 from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.edge import Edge
-from dermserve.local.picture import drawn_lesion
+from dermserve.local.picture import DRAWN
 from tests.certificates import make_certificate
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.conftest import ROOT, exported, store_of
@@ -154,7 +154,7 @@ def test_an_example_runs_on_the_real_servers(
     name: str, way: str, servers: dict[str, dict[str, str]], tmp_path: pathlib.Path
 ) -> None:
     run, photo = built(name), tmp_path / "photo.jpg"
-    photo.write_bytes(drawn_lesion())
+    photo.write_bytes((DRAWN / "0.jpg").read_bytes())
     printed = run(str(photo), **servers[way])
     verdict = re.match(r"(?:VERDICT_)?(CONFIDENT|UNCERTAIN|REJECTED)\b", printed)
     assert verdict, f"the verdict does not come first:\n{printed}"

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import pathlib
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,6 +27,8 @@ from tests.web.conftest import SHOTS
 from tests.web.page import App
 
 SOURCE = pathlib.Path(__file__).resolve().parents[2] / "client/web/src"
+RUNTIME_VERSION = json.loads((SOURCE.parent / "package.json").read_text())["devDependencies"]["@litertjs/core"]
+_KEPT = "caches.keys().then((names) => names.filter((name) => name.startsWith('dermserve-device')))"
 pytestmark = pytest.mark.usefixtures("runtime")
 
 _ANSWER = """async ([photo, views]) => {
@@ -315,10 +318,21 @@ def test_a_model_whose_card_this_page_would_misread_does_not_answer(ready: App) 
     expect(ready.page.locator("#prepared")).to_be_visible()
 
 
+def test_a_model_whose_files_the_browser_removed_is_offered_again(ready: App) -> None:
+    (kept,) = ready.page.evaluate(_KEPT)
+    assert kept.endswith(RUNTIME_VERSION)  # the service worker of a page with another runtime removes it
+    ready.page.evaluate("(name) => caches.delete(name)", kept)
+    ready.page.reload()
+    ready.tab("Settings")
+    expect(ready.page.locator("#prepared")).to_have_count(0)
+    ready.press("Prepare for offline use")
+    expect(ready.page.locator("#prepared")).to_be_visible()
+
+
 def test_settings_say_what_the_device_takes_and_remove_it(ready: App) -> None:
     ready.tab("Settings")
     taken = ready.page.locator("#prepared").inner_text().partition("It takes ")[2]
     assert 9 < float(taken.split()[0]) < 16
     ready.press("Remove it")
     expect(ready.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
-    assert ready.page.evaluate("caches.has('dermserve-device')") is False
+    assert ready.page.evaluate(_KEPT) == []

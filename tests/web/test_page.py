@@ -67,6 +67,14 @@ def test_a_photo_is_taken_with_the_camera(app: App) -> None:
     assert "Answered by the server" in app.result().inner_text()
 
 
+def test_a_picture_that_the_camera_does_not_give_is_said(app: App) -> None:
+    app.page.evaluate("() => { window.createImageBitmap = () => Promise.reject(new DOMException('gone')) }")
+    app.press("Take a photo")
+    app.until("document.querySelector('video')?.videoWidth > 0 && !document.querySelector('.shutter').disabled")
+    app.press("Take the photo")
+    expect(app.page.get_by_role("alert")).to_contain_text("can't be used now")
+
+
 def test_the_camera_is_given_back(tidy: App) -> None:
     tidy.press("Take a photo")
     tidy.until("document.querySelector('video')?.videoWidth > 0")

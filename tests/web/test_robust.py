@@ -170,6 +170,24 @@ def test_what_comes_late_does_not_take_the_place_of_another_screen(
     expect(app.page.locator("h1")).to_have_text("Learn")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_save_that_takes_long_leads_nobody_away_and_takes_no_other_photo(
+    result: App, lesion: pathlib.Path, works: bool
+) -> None:
+    result.hold_database()
+    result.press("Save to history")
+    result.until("window.held.length === 1")
+    result.tab("Check")
+    result.choose(lesion)
+    if not works:
+        result.page.evaluate(f"() => {{ {_BLOCKED['quota']} }}")
+    result.page.evaluate("release()")
+    expect(result.page.locator(".toast")).to_contain_text("Saved" if works else "Nothing was saved")
+    expect(result.page.locator("h1")).to_have_text("Frame the spot")
+    result.press("Analyse")
+    result.result()
+
+
 def test_a_photo_that_finds_no_room_is_not_mistaken_for_the_one_before(app: App, lesion: pathlib.Path) -> None:
     app.choose(lesion)
     app.page.evaluate(f"() => {{ {_BLOCKED['quota']} }}")

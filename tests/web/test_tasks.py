@@ -33,6 +33,31 @@ def test_each_part_has_an_address_and_the_browsers_back_goes_where_one_came_from
         expect(app.page.locator("h1")).to_have_text(name)
 
 
+def test_a_double_tap_is_one(result: App) -> None:
+    page = result.page
+
+    def twice(name: str) -> None:
+        page.get_by_role("button", name=name, exact=True).dblclick()
+
+    twice("Show or print for a doctor")
+    expect(page.locator(".report")).to_be_visible()
+    twice("Back")
+    expect(page.locator("#verdict")).to_be_visible()
+    twice("Frame again")
+    expect(page.locator("canvas.crop")).to_be_visible()
+    twice("Back")
+    expect(page.locator(".offer")).to_be_visible()
+    page.get_by_role("link", name="History").dblclick()
+    expect(page.locator("h1")).to_have_text("History")
+    page.go_back()
+    expect(page.locator(".offer")).to_be_visible()
+    result.press("Continue")
+    twice("Save to history")
+    expect(page.locator(".photos li")).to_have_count(1)
+    twice("Delete this spot")
+    expect(page.locator(".empty")).to_be_visible()
+
+
 def test_neither_back_nor_a_reload_loses_photo_frame_answers_or_result(result: App) -> None:
     result.page.get_by_label("It changes").check()
     result.page.go_back()

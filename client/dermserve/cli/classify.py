@@ -24,7 +24,9 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
     help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each photo, on a line of its own.")
-@click.option("--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos at once.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, 1000), default=4, show_default=True, metavar="N", help="Photos at once."
+)
 @click.option("--csv", "table", type=_FILE, help="Write a row for each photo to this file, at the end or on Ctrl-C.")
 @click.option("--resume", type=_FILE, help="Keep answers in this file, and skip photos that have an answer in it.")
 @server_options
@@ -58,5 +60,5 @@ def classify(
         for answer in client.classify_many(named, in_flight=in_flight, **asked):
             results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
-            click.echo(results.summary())
+            click.echo(shown(results.summary(), keep="\n"))
     ctx.exit(results.exit_code)

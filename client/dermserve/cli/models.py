@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import click
 from google.protobuf import text_format
 
+from dermserve.cli.photos import shown
 from dermserve.cli.root import Exit
 from dermserve.cli.server import server_options
 from dermserve.client import Client, DermserveError, Model, Unavailable
@@ -26,10 +27,10 @@ def models(ctx: click.Context, /, *, name: str | None, as_json: bool, client: Cl
     except ValueError as error:  # not text
         raise click.UsageError(str(error)) from error
     except DermserveError as error:
-        click.echo(f"{error.message} ({error.reason}: {error.help})", err=True)
+        click.echo(shown(f"{error.message} ({error.reason}: {error.help})"), err=True)
         ctx.exit(Exit.NO_SERVER if isinstance(error, Unavailable) else Exit.FAILED)
     for model in found:
-        click.echo(json.dumps(model.to_dict()) if as_json else "\n".join(_lines(model)))
+        click.echo(json.dumps(model.to_dict()) if as_json else shown("\n".join(_lines(model)), keep="\n"))
 
 
 def _lines(model: Model) -> Iterator[str]:

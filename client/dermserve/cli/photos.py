@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import stat
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     """Replace each folder by the files in it, at any depth, sorted; leave everything else, and name nothing twice.
 
     Links to folders are followed, each folder once; files that the command itself has `written` are skipped. Raises
-    click.UsageError: a folder has no photos, or standard input is named twice or closed.
+    click.UsageError: a folder has no photos.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}
@@ -57,10 +56,6 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
             _look_into(name, found, own)
         else:
             found.photos.append(name)
-    if found.photos.count(STDIN) > 1:
-        raise click.UsageError("standard input (-) can be read once")
-    if STDIN in found.photos and sys.stdin is None:
-        raise click.UsageError("standard input (-) is closed")
     return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 
@@ -128,6 +123,6 @@ def _refusal(path: str) -> str | None:
     return None
 
 
-def shown(text: str) -> str:
-    """Escape control characters and bytes that are not text, which file names may contain."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def shown(text: str, *, keep: str = "") -> str:
+    """Escape control characters and bytes that are not text, which file names and answers may contain; not `keep`."""
+    return "".join(letter if letter.isprintable() or letter in keep else ascii(letter)[1:-1] for letter in text)

@@ -1,4 +1,4 @@
-"""`dermserve doctor --target`: check a running gateway from outside, and the way to it."""
+"""`dermserve doctor --target`: check a running gateway from outside, and the network on the way."""
 
 import contextlib
 import email.utils
@@ -13,12 +13,14 @@ from typing import Any
 import click
 import grpc
 
+from dermserve.cli.photos import shown
 from dermserve.cli.root import Entry
 from dermserve.cli.server import server_options
 from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", "gateway")
+PICTURE = resources.files("dermserve.cli").joinpath("probe.png")  # a brown spot on a pale ground
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
 _PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
@@ -58,7 +60,8 @@ class Finding:
         """Print it."""
         severity = click.style(f"{self.severity.lower():8}", fg=COLOURS[self.severity], bold=True)
         remedy = f"\n         → {self.remedy}" if self.remedy else ""
-        click.echo(json.dumps(asdict(self)) if as_json else f"{severity} {self.what} [{self.code}]{remedy}")
+        text = shown(f"{self.what} [{self.code}]{remedy}", keep="\n")
+        click.echo(json.dumps(asdict(self)) if as_json else f"{severity} {text}")
 
 
 class _Doctor(click.Command):
@@ -147,7 +150,7 @@ def _look_at_model(model: Model) -> Finding:
 
 def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
     """Send a drawn picture: once to measure the time, then several at once to see whether any is refused."""
-    picture, deadline = read_picture(), client._deadline
+    picture, deadline = PICTURE.read_bytes(), client._deadline
     try:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version
@@ -167,11 +170,6 @@ def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
         yield Finding("NOTE", "VERSIONS", text, "CHANGELOG.md says what changed between them")
     for one in {one.reason: one for one in errors}.values():
         yield _refused(one, [one.reason for one in errors].count(one.reason))
-
-
-def read_picture() -> bytes:
-    """Read a PNG of a brown spot on a pale ground."""
-    return resources.files("dermserve.cli").joinpath("probe.png").read_bytes()
 
 
 def _refused(error: DermserveError, count: int) -> Finding:

@@ -28,7 +28,8 @@ def print_json(answer: Answer) -> None:
 def print_text(answer: Answer) -> None:
     """Print an answer as text: a prediction on stdout, an error on stderr."""
     if answer.error is None:
-        click.echo(f"{shown(answer.id)}\n{render_text(answer.result())}\n")
+        text = shown(render_text(answer.result()), keep="\n")
+        click.echo(f"{shown(answer.id)}\n{text}\n")
     else:
         said = f"{answer.id}: {answer.error.message} ({answer.error.reason}: {answer.error.help})"
         click.echo(shown(said), err=True)

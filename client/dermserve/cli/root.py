@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import io
 import os
 import pkgutil
@@ -97,8 +96,10 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command: Ctrl-C and SIGTERM end it in order with 130, and a file that can't be used is one line."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if (stream := getattr(sys, name)) is None:  # closed: its number must not become that of another file
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            elif isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
             with ends_by_interrupt():
@@ -110,12 +111,13 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None
         except OSError as error:
+            if error.errno == errno.EPIPE:  # as in `| head`: click ends the program
+                raise
             if full := error.errno in _FULL:  # discard output, which the interpreter would flush at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            elif error.filename is None:
-                raise
             name = f" {error.filename}" * bool(error.filename)
-            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {error.strerror}") from error
+            reason = error.strerror or error
+            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {reason}") from error
 
 
 ENTRIES = {
@@ -128,7 +130,6 @@ ENTRIES = {
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs.", "edge"),
-    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", "local"),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", "models"),
     "model": Entry("dermserve.models.lifecycle.cli:model", "Publish, promote, roll back and retire versions.", "store"),
     "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", "train"),
@@ -147,18 +148,3 @@ def main() -> None:
 
     Exit codes: 0 all answered, 1 some failed, 2 wrong usage, 3 no server, 130 interrupted.
     """
-
-
-@click.command(
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-    add_help_option=False,
-)
-@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
-def modelserver(flags: tuple[str, ...]) -> None:
-    """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ModuleNotFoundError(name="tensorflow")
-    # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
-    environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
-    command = [sys.executable, "-P", "-m", "dermserve.modelserver", *flags]
-    os.execve(command[0], command, environment)  # noqa: S606 - our own module

@@ -1,4 +1,4 @@
-"""How a client reaches a gateway: frozen options, the way by a proxy or without, the channel, and its failures.
+"""Connect to a gateway: options, proxies, the channel, and errors of calls.
 
 no_proxy may name subdomains, `*`, ports, addresses and networks, as for curl; gRPC only compares ends of names.
 """

@@ -17,8 +17,8 @@ Photo: TypeAlias = bytes | str | os.PathLike[str]
 Item: TypeAlias = Photo | tuple[str, Photo]  #: A photo, or the caller's id for it and the photo.
 Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
 
-MOST_BYTES = 2**29
-"""Most bytes of a photo: far beyond what any gateway takes, and less than a message may have (2 GiB)."""
+MOST_BYTES = 2**26
+"""Most bytes of a photo, beyond what a gateway takes: several at once must fit into memory."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
 

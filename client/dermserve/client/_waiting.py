@@ -1,7 +1,8 @@
-"""How the two clients wait, and `classify_many` of both. Each call is written once, as a coroutine.
+"""Run the calls of both clients, blocking and asyncio, and `classify_many`. Each call is written once, as a coroutine.
 
 The asyncio client awaits it. In the synchronous client nothing that the coroutine awaits ever suspends, so one step
-runs all of it. Of `classify_many` one thread takes photos, others send them, and their answers go into a queue.
+runs all of it. In `classify_many` one thread takes photos, a thread for each photo sends it, and the answers go into a
+queue.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sized
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
@@ -26,24 +26,6 @@ T = TypeVar("T")
 _FIRST_ALONE = 0.25
 """Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
 answer for the next photo."""
-
-
-def _reading(photo: Photo) -> Future[bytes]:
-    """Read a file in a thread that no program's end waits for: it may hang, as on a network drive that is gone."""
-    future: Future[bytes] = Future()
-
-    def work() -> None:
-        with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits
-            try:
-                future.set_result(read_photo(photo))
-            except Exception as error:
-                future.set_exception(error)
-
-    if isinstance(photo, bytes):
-        work()
-    else:
-        threading.Thread(target=work, daemon=True).start()
-    return future
 
 
 class Blocking:
@@ -85,8 +67,20 @@ class OnLoop:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def read(self, photo: Photo) -> bytes:
-        """Return a photo's bytes."""
-        return await asyncio.wrap_future(_reading(photo))
+        """Return a photo's bytes, read in a thread that no program's end waits for: a network drive may hang."""
+        if isinstance(photo, bytes):
+            return read_photo(photo)
+        threading.Thread(target=self._read, args=(photo,), daemon=True).start()
+        found = await self.get()
+        if isinstance(found, bytes):
+            return found
+        raise found
+
+    def _read(self, photo: Photo) -> None:
+        try:
+            self.put(read_photo(photo))
+        except Exception as error:
+            self.put(error)
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub; cancel the call when the caller is cancelled."""
@@ -171,7 +165,6 @@ class Many:
             raise ValueError(f"in_flight must be at least 1, not {in_flight}")
         self._ask = ask
         self._deadline = deadline
-        self._in_flight = in_flight
         self._events: Blocking | OnLoop
         self._room = threading.Semaphore(in_flight)
         self._answered = threading.Event()
@@ -182,9 +175,8 @@ class Many:
     async def answers(self, photos: Iterable[Item], waiter: type[Blocking | OnLoop]) -> AsyncGenerator[Answer, None]:
         """Yield an answer for each photo."""
         self._events = waiter()
-        pool = ThreadPoolExecutor(self._in_flight, "dermserve-photos")
         context = contextvars.copy_context()  # the caller's, in which its iterator runs
-        threading.Thread(target=context.run, args=(self._take, photos, pool), daemon=True).start()
+        threading.Thread(target=context.run, args=(self._take, photos), daemon=True).start()
         given, total, failure = 0, -1, None
         try:
             while given != total:
@@ -205,15 +197,17 @@ class Many:
             self._room.release()  # a thread that waits for the next photo is left behind
             for call in [*self._calls]:
                 call.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _take(self, photos: Iterable[Item], pool: ThreadPoolExecutor) -> None:
-        """Take a photo when there is room for it; it may block on the next one."""
+    def _take(self, photos: Iterable[Item]) -> None:
+        """Take a photo when there is room for it; it may block on the next one.
+
+        No program's end waits for the threads: a file on a network drive that is gone may never be read.
+        """
         alone, taken, failure = 0.0 if isinstance(photos, Sized) else _FIRST_ALONE, 0, None
         try:
             items = enumerate(photos)
             while self._room.acquire() and not self._stopped.is_set() and (numbered := next(items, None)):
-                pool.submit(self._answer, *numbered)
+                threading.Thread(target=self._answer, args=numbered, daemon=True).start()
                 taken += 1
                 self._answered.wait(alone)
         except BaseException as error:  # the caller's own: raised where the caller is
@@ -227,7 +221,7 @@ class Many:
             else:
                 name, photo = str(index) if isinstance(item, bytes) else os.fspath(item), item
             try:
-                answer = Answer(index, name, prediction=self._classify(self._result(_reading(photo))))
+                answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
             except DermserveError as error:
                 answer = Answer(index, name, error=error)
             self._events.put(answer)
@@ -252,9 +246,7 @@ class Many:
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub."""
-        return self._result(method.future(request, **options))
-
-    def _result(self, call: Any) -> Any:
+        call = method.future(request, **options)
         self._calls.add(call)
         try:
             if self._stopped.is_set():

@@ -55,11 +55,11 @@ async function analyse(current: Draft, square: Blob, still: () => boolean, devic
 
 async function ask({ bitmap, frame }: Draft, here: boolean, cancel: AbortSignal): Promise<Answer> {
   const photo = cut(bitmap, frame);
-  if (here) return offline.answer(photo, service.chosenViews());
+  if (here) return offline.answer(photo);
   if (service.models().length === 0) await service.refresh(true);
-  const name = service.chosenModel();
+  const name = service.model()?.name;
   if (!name) throw new NoAnswer(service.trouble() === "reached" ? "failed" : (service.trouble() as api.Trouble));
-  return api.classify(encode(photo), name, service.chosenViews(), cancel);
+  return api.classify(encode(photo), name, cancel);
 }
 
 function showTrouble(error: unknown, current: Draft, square: Blob, still: () => boolean): void {
@@ -107,7 +107,7 @@ async function showResult(current: Draft, answer: Answer, square: Blob, still: (
     discard();
     finish(current.start, "/");
   };
-  const save = button(t("save"), "check", () => void keep(current, answer, square, save), another ? "quiet" : "primary");
+  const save = button(t("save"), "check", () => void keep(current, answer, square, save, still), another ? "quiet" : "primary");
   const closing = button(t("close"), "cross", close, "quiet");
   const buttons = another
     ? [button(t("another"), "camera", () => go("/check/camera"), "primary"), answer.verdict === "VERDICT_REJECTED" ? closing : save]
@@ -128,15 +128,16 @@ async function showResult(current: Draft, answer: Answer, square: Blob, still: (
   say(headline(answer, current.questions));
 }
 
-async function keep(current: Draft, answer: Answer, square: Blob, save: HTMLButtonElement): Promise<void> {
+async function keep(current: Draft, answer: Answer, square: Blob, save: HTMLButtonElement, still: () => boolean): Promise<void> {
   save.disabled = true;
   try {
     const entry = await records.save({ picture: square, answer, time: current.time, questions: current.questions, spot: current.spot });
-    discard();
-    finish(current.start, `/history/spot/${entry.spot}`);
+    if (draft() === current) discard();
+    if (still()) finish(current.start, `/history/spot/${entry.spot}`);
     toast(t("saved"));
   } catch (error) {
     console.warn(error);
+    if (!still()) return toast(t("storageBlocked"));
     save.disabled = false;
     document.querySelector("#main > [role=alert]")?.remove();
     document.getElementById("main")?.prepend(alert_(t("storageBlocked")));

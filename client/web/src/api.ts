@@ -64,8 +64,8 @@ async function refusal(response: Response, isJson: boolean): Promise<NoAnswer> {
   return new NoAnswer(trouble, status.message ?? "", trouble === "busy" ? Number(response.headers.get("retry-after")) || 0 : 0);
 }
 
-export async function classify(photo: Blob, model: string, tta: "NONE" | "FULL", cancel: AbortSignal): Promise<Answer> {
-  const path = `/v1/models/${encodeURIComponent(model)}:classify?tta=${tta}`;
+export async function classify(photo: Blob, model: string, cancel: AbortSignal): Promise<Answer> {
+  const path = `/v1/models/${encodeURIComponent(model)}:classify?tta=FULL`;
   const init = { method: "POST", headers: { "content-type": photo.type }, body: photo };
   return fromServer(await ask<ClassifyResponse>(path, init, cancel));
 }

@@ -29,7 +29,7 @@ class NoCamera extends Error {
 export async function cameraScreen(facing = "environment"): Promise<void> {
   const video = h("video", { autoplay: true, muted: true, playsInline: true, "aria-label": t("take") });
   const words = h("p", { className: "coach", role: "status" }, t("cameraStarting"));
-  const shutter = h("button", { type: "button", className: "shutter", "aria-label": t("shutter"), disabled: true, onclick: () => void shoot(video) }, h("span", {}));
+  const shutter = h("button", { type: "button", className: "shutter", "aria-label": t("shutter"), disabled: true, onclick: () => void shoot(video).catch((error) => noCamera(error, screen)) }, h("span", {}));
   const swap = iconButton("rotate", t("switchCamera"), () => {
     leave();
     void cameraScreen(facing === "user" ? "environment" : "user");

@@ -2,7 +2,7 @@
 // until the tab is closed.
 
 import type { Answer } from "./answer";
-import { blobOf, cut, encode, type Frame, wholeFrame } from "./pixels";
+import { blobOf, cut, type Frame, wholeFrame } from "./pixels";
 import { noQuestions, type Questions } from "./questions";
 import { here } from "./router";
 
@@ -69,10 +69,9 @@ function forget(): void {
   }
 }
 
-/** The framed square, as the history stores it. */
+/** The framed square, as the history stores it: small, so that many fit into the browser's storage and one file. */
 export function picture({ bitmap, frame }: Draft): Blob {
-  const photo = cut(bitmap, frame);
-  return encode(photo, Math.min(KEPT_SIDE, photo.width));
+  return blobOf(cut(bitmap, frame, KEPT_SIDE).toDataURL("image/jpeg", 0.92));
 }
 
 function keep(): void {

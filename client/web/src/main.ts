@@ -7,6 +7,7 @@ import { restore } from "./draft";
 import { frameScreen } from "./frame";
 import * as records from "./history";
 import { kindScreen, learnScreen } from "./learn";
+import * as offline from "./offline";
 import { path, render, start } from "./router";
 import { toast } from "./screen";
 import * as service from "./service";
@@ -57,6 +58,7 @@ function work(): void {
 store.apply();
 listen();
 work();
+await offline.check();
 await restore();
 start([
   [/^\/$/, checkScreen],

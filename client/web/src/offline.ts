@@ -5,6 +5,8 @@ import * as api from "./api";
 import type { Card } from "./api.gen";
 import { get, remove, set } from "./store";
 
+declare const DEVICE_CACHE: string;
+
 /** The model and runtime that the server offers. */
 interface Offer {
   runtime: boolean;
@@ -21,7 +23,6 @@ export interface Prepared {
 }
 
 const SCHEMA = 2; // of the cards that this page reads, as dermserve.contract.SCHEMA_VERSION
-const CACHE = "dermserve-device";
 const RUNTIME = ["litert_wasm_internal.js", "litert_wasm_internal.wasm"];
 const COMPAT = ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.wasm"];
 
@@ -38,10 +39,15 @@ export function prepared(): Prepared | null {
   }
 }
 
+/** Forget what was downloaded if the files are gone: the browser's space was short, or the runtime is another now. */
+export async function check(): Promise<void> {
+  if (prepared() && !(await globalThis.caches?.has(DEVICE_CACHE).catch(() => true))) remove("device");
+}
+
 /** Remove everything downloaded. */
 export async function forget(): Promise<void> {
   remove("device");
-  await caches.delete(CACHE);
+  await caches.delete(DEVICE_CACHE);
 }
 
 /** The offered model, if this device does not have it yet; null if there is none. */
@@ -60,7 +66,7 @@ export async function offered(): Promise<{ model: string; version: string } | nu
 export async function prepare(offer: { model: string; version: string }, progress: (share: number) => void): Promise<void> {
   const card = await cardOf(offer);
   const url = `/device/${offer.model}/${offer.version}/model.tflite`;
-  const cache = await caches.open(CACHE);
+  const cache = await caches.open(DEVICE_CACHE);
   const files = [url, ...(await runtimeFiles()).map((name) => `/app/litert/${name}`)];
   let done = 0;
   let bytes = 0;
@@ -92,8 +98,8 @@ async function runtimeFiles(): Promise<string[]> {
   return WebAssembly.validate(probe) ? RUNTIME : COMPAT;
 }
 
-export async function answer(photo: HTMLCanvasElement, tta: "NONE" | "FULL"): Promise<Answer> {
+export async function answer(photo: HTMLCanvasElement): Promise<Answer> {
   const here = prepared();
   if (!here) throw new Error("not prepared");
-  return (await device()).answer(photo, here.url, here.card, here.version, tta);
+  return (await device()).answer(photo, here.url, here.card, here.version, "FULL");
 }

@@ -60,29 +60,20 @@ export function drawFrame(bitmap: ImageBitmap, frame: Frame, canvas: HTMLCanvasE
   context.setTransform(1, 0, 0, 1, 0, 0);
 }
 
-/** The framed square as a canvas of its own resolution, at most 1024 pixels wide. */
-export function cut(bitmap: ImageBitmap, frame: Frame): HTMLCanvasElement {
+/** The framed square as a canvas of its own resolution, but at most so many pixels wide. */
+export function cut(bitmap: ImageBitmap, frame: Frame, most = SENT_SIDE): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = Math.max(MIN_SIDE, Math.min(SENT_SIDE, Math.round(frame.side)));
+  canvas.width = canvas.height = Math.max(MIN_SIDE, Math.min(most, Math.round(frame.side)));
   drawFrame(bitmap, frame, canvas);
   return canvas;
 }
 
-/** Encode the pixels again, which drops the metadata (place, time, device). */
-export function encode(canvas: HTMLCanvasElement, side = canvas.width): Blob {
-  let source = canvas;
-  if (side !== canvas.width) {
-    source = document.createElement("canvas");
-    source.width = source.height = side;
-    const context = source.getContext("2d");
-    if (!context) throw new Error("no canvas");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(canvas, 0, 0, side, side);
-  }
+/** Encode what is sent, which drops the metadata (place, time, device). */
+export function encode(canvas: HTMLCanvasElement): Blob {
   // PNG for small squares: JPEG artefacts, enlarged, change the probabilities.
-  const type = source.width <= LOSSLESS_SIDE ? "image/png" : "image/jpeg";
+  const type = canvas.width <= LOSSLESS_SIDE ? "image/png" : "image/jpeg";
   // Not toBlob: Chromium runs it when idle, up to 7 s later while something is animated.
-  return blobOf(source.toDataURL(type, QUALITY));
+  return blobOf(canvas.toDataURL(type, QUALITY));
 }
 
 /** Decode a data: URL; the page's content security policy forbids to fetch one. */

@@ -50,7 +50,7 @@ export function reportButtons(entry: Reported, spot?: Spot): HTMLElement {
   const text = lines(entry, spot)
     .map(([name, value]) => `${t(name)}: ${value}`)
     .join("\n");
-  const file = new File([entry.picture], `skin-check.${entry.picture.type === "image/png" ? "png" : "jpg"}`, { type: entry.picture.type });
+  const file = new File([entry.picture], "skin-check.jpg", { type: entry.picture.type });
   const shared = { title: t("reportTitle"), text: `${t("reportIntro")}\n${text}\n${t("notice")}`, files: [file] };
   const able = navigator.canShare?.(shared) ?? false;
   return h(

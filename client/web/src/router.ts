@@ -11,6 +11,8 @@ let turn = 0;
 let after: string | null = null;
 let leaving: (() => void)[] = [];
 let top = 0;
+/** Whether the browser is going back: a second tap must not lead further. */
+let returning = false;
 
 export function path(): string {
   return location.hash.slice(1) || "/";
@@ -45,7 +47,9 @@ export function place(): number {
   return top;
 }
 
-export function go(to: string, { replace = false } = {}): void {
+/** Open a screen; the one that is shown is not opened twice, as by a double tap. */
+export function go(to: string, { replace = to === path() } = {}): void {
+  returning = false;
   if (!replace) history.replaceState({ ...(history.state as State), top: scrollY }, "");
   const state = { depth: depth() + (replace ? 0 : 1), from: replace ? (history.state as State)?.from : path() };
   if (replace) history.replaceState(state, "", `#${to}`);
@@ -53,16 +57,21 @@ export function go(to: string, { replace = false } = {}): void {
   render();
 }
 
+function goBack(steps = 1): void {
+  if (!returning) history.go(-steps);
+  returning = true;
+}
+
 /** Go back; or to the parent screen if the page was opened here. */
 export function back(above: string): void {
-  if (depth() > 0) history.back();
+  if (depth() > 0) goBack();
   else go(above, { replace: true });
 }
 
 /** Replace a screen whose content was removed by its parent. */
 export function leaveFor(above: string): void {
   if (path() === above) render();
-  else if ((history.state as State)?.from === above) history.back();
+  else if ((history.state as State)?.from === above) goBack();
   else go(above, { replace: true });
 }
 
@@ -76,7 +85,7 @@ export function finish(start: number, to: string): void {
   const steps = depth() - start;
   if (steps <= 0) return go(to, { replace: true });
   after = to;
-  history.go(-steps);
+  goBack(steps);
 }
 
 export function start(all: [RegExp, Screen][]): void {
@@ -84,6 +93,7 @@ export function start(all: [RegExp, Screen][]): void {
   addEventListener("popstate", () => {
     const to = after;
     after = null;
+    returning = false;
     if (to !== null && to !== path()) go(to);
     else render(undefined, (history.state as State)?.top);
   });

@@ -4,7 +4,6 @@ import * as api from "./api";
 import { troubleOf, type Trouble } from "./api";
 import type { Card, Model, QualityLimits } from "./api.gen";
 import * as offline from "./offline";
-import { get } from "./store";
 
 let known: Model[] = [];
 let state: "reached" | Trouble = "reached";
@@ -36,20 +35,14 @@ export function models(): Model[] {
   return known;
 }
 
-export function chosenModel(): string {
-  const saved = get("model");
-  const best = known.find(({ name }) => name === saved) ?? known.find(api.trained) ?? known[0];
-  return best?.name ?? saved ?? offline.prepared()?.card.model ?? "";
-}
-
-export function chosenViews(): "NONE" | "FULL" {
-  return get("views") === "NONE" ? "NONE" : "FULL";
+/** The model to use: the first with a trained version, if any. */
+export function model(): Model | undefined {
+  return known.find(api.trained) ?? known[0];
 }
 
 /** The card of the model in use: the server's, or this device's. */
 export function card(): Card | null {
-  const versions = known.find(({ name }) => name === chosenModel())?.versions ?? [];
-  const ready = versions.filter((version) => version.ready && version.card);
+  const ready = (model()?.versions ?? []).filter((version) => version.ready && version.card);
   const best = ready.find(({ labels }) => labels?.includes("stable")) ?? ready.at(-1);
   return best?.card ?? offline.prepared()?.card ?? null;
 }

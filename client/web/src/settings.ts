@@ -1,4 +1,4 @@
-// The settings screen: appearance, analysis, access key, answers without a connection.
+// The settings screen: appearance, access key, answers without a connection.
 
 import * as api from "./api";
 import type { Card } from "./api.gen";
@@ -28,7 +28,7 @@ export async function settingsScreen(_: string, still: () => boolean): Promise<v
   ]);
   await service.refresh();
   const offer = await offline.offered();
-  if (still()) late.replaceChildren(lookCard(), deviceCard(offer), keyCard());
+  if (still()) late.replaceChildren(deviceCard(offer), keyCard());
 }
 
 function among(group: "theme" | "size", values: string[]): [string, string][] {
@@ -43,20 +43,6 @@ function change(name: Setting): (value: string) => void {
     render();
     document.getElementById(name)?.focus();
   };
-}
-
-function lookCard(): HTMLElement {
-  const models = service.models();
-  const kinds = ({ versions = [] }: (typeof models)[number]) => versions.find(({ card }) => card)?.card?.classes?.length ?? 0;
-  const options = models.map((model): [string, string] => [model.name ?? "", t("modelKinds", { n: kinds(model) })]);
-  const views: [string, string][] = [["FULL", t("viewsTen")], ["NONE", t("viewsOne")]];
-  return h(
-    "section",
-    { className: "card fields" },
-    h("h2", {}, t("options")),
-    options.length > 1 && choice(t("model"), "model", options, service.chosenModel(), (value) => set("model", value)),
-    choice(t("views"), "views", views, service.chosenViews(), (value) => set("views", value)),
-  );
 }
 
 /** Whether this device can answer offline, and the button that downloads the model; or why it can't. */

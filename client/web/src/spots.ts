@@ -194,7 +194,12 @@ async function removeWithUndo(what: records.Kept, then: string): Promise<void> {
 }
 
 async function exportAll(): Promise<void> {
-  download(await written(await records.all()), `skin-check-${today()}.json`);
+  try {
+    download(await written(await records.all()), `skin-check-${today()}.json`);
+  } catch (error) {
+    console.warn(error);
+    toast(t("exportFailed"));
+  }
 }
 
 async function importAll(file: Blob): Promise<void> {

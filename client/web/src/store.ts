@@ -5,7 +5,7 @@ import { chooseLanguage } from "./strings";
 const PREFIX = "dermserve.";
 const memory = new Map<string, string>();
 
-export type Setting = "language" | "theme" | "size" | "model" | "views" | "key" | "device";
+export type Setting = "language" | "theme" | "size" | "key" | "device";
 
 export function get(name: Setting): string | null {
   try {

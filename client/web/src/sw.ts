@@ -2,11 +2,11 @@
 
 declare const SHELL: string[];
 declare const BUILD: string;
+declare const DEVICE_CACHE: string;
 declare const self: ServiceWorkerGlobalScope;
 export {};
 
 const SHELL_CACHE = `dermserve-shell-${BUILD}`;
-const DEVICE_CACHE = "dermserve-device";
 const SHARED_CACHE = "dermserve-shared";
 
 self.addEventListener("install", (event) => {
@@ -34,7 +34,8 @@ self.addEventListener("fetch", (event) => {
   if (event.request.method === "POST" && url.pathname === "/app/share") return event.respondWith(take(event.request));
   const ours = url.origin === self.location.origin && event.request.method === "GET";
   if (!ours || url.pathname.startsWith("/v1/") || url.pathname === "/device/index.json") return;
-  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((found) => found ?? fetch(event.request)));
+  const kept = caches.match(event.request, { ignoreSearch: true }).catch(() => undefined); // the storage may be damaged
+  event.respondWith(kept.then((found) => found ?? fetch(event.request)));
 });
 
 /** Put a photo that another app shares into a cache for the page; it stays on this device. */

@@ -51,7 +51,5 @@ def key(client: str) -> None:
 @click.option("--store", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
               envvar="DERMSERVE_STORE", show_envvar=True, help="Store with the on-device model.")  # fmt: skip
 def files(to: pathlib.Path, store: pathlib.Path | None) -> None:
-    """Write the page, and what it needs to work without a network, into the folder TO, which is emptied first."""
-    if to.exists() and any(to.iterdir()) and not (to / "openapi.json").exists():
-        raise click.UsageError(f"{to} holds something else than an earlier copy of the page, which would be deleted")
+    """Write the page, and what it needs to work without a network, into the folder TO, beside what is there."""
     click.echo(json.dumps(gather(to, store=store)))

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,8 +62,10 @@ def write_config(settings: Settings, out: pathlib.Path) -> None:
     """Write the configuration and the files beside it, for owner and group. Raises SettingsError: bad API keys."""
     for name, text in envoy_config(settings, folder=out.absolute().parent).items():
         file = out if name == "envoy.yaml" else out.with_name(name)
-        file.touch(mode=0o640)
-        file.write_text(text, encoding="utf-8")
+        fresh = file.with_name(f".{file.name}")
+        fresh.touch(mode=0o640)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)  # whole or not at all
 
 
 def _values(settings: Settings) -> dict[str, Any]:
@@ -108,34 +109,25 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
 
 
 def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
-    """Write all files that Envoy serves into a folder, which is emptied first; return the content of device/index.json.
+    """Write all files that Envoy serves into a folder; return the content of device/index.json.
 
     The on-device model is that of the highest version in the store that has one, if any. The on-device runtime and the
     API page are left out where `make web` has not been run. Raises OSError.
     """
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "openapi.json").touch()  # from the first moment on, which marks it as this command's
-    for path in to.iterdir():  # the folder itself may be a mount, or behind a link
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != "openapi.json":
-            path.unlink()
-    shutil.copytree(SITE, to, dirs_exist_ok=True)
+    copied = {SITE: to, RUNTIME: to / "app/litert", VIEWER: to / "api"}
+    files = {file: place / file.relative_to(folder) for folder, place in copied.items() for file in folder.rglob("*.*")}
+    if not VIEWER.is_dir():
+        del files[SITE / "api/index.html"]
     found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
-    if RUNTIME.is_dir():
-        shutil.copytree(RUNTIME, to / "app/litert")
-    if VIEWER.is_dir():
-        shutil.copytree(VIEWER, to / "api", dirs_exist_ok=True)
-    else:
-        shutil.rmtree(to / "api")
     models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
     by_version = {int(model.parent.name): model for model in models if model.parent.name.isdecimal()}
     if by_version:
         newest = by_version[max(by_version)]
-        target = to / "device" / ON_DEVICE / newest.parent.name / newest.name
-        target.parent.mkdir(parents=True)
-        shutil.copyfile(newest, target)
+        files[newest] = to / "device" / ON_DEVICE / newest.parent.name / newest.name
         found |= {"model": ON_DEVICE, "version": newest.parent.name}
+    for file, target in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.read_bytes())  # shutil reports a full disk as a list, or by the name of the source
     index = to / "device/index.json"
     index.parent.mkdir(exist_ok=True)
     index.write_text(json.dumps(found) + "\n", encoding="utf-8")

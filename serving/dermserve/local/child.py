@@ -184,8 +184,6 @@ def check_free(port: int, *, option: str) -> None:
 
 def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return `no_proxy` and `NO_PROXY` for a child: this process's own, and the loopback."""
-    loopback = "127.0.0.1,localhost,::1"
-    return {
-        name: ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), loopback)))
-        for name in ("no_proxy", "NO_PROXY")
-    }
+    known = environment.get("no_proxy") or environment.get("NO_PROXY")
+    both = ",".join(filter(None, (known, "127.0.0.1,localhost,::1")))
+    return {"no_proxy": both, "NO_PROXY": both}

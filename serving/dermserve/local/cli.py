@@ -91,10 +91,10 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     IMAGE is a JPEG, PNG or WebP file. Without it, a drawn lesion is sent.
     """
     from dermserve.imaging import PhotoError, decode
-    from dermserve.local.picture import drawn_lesion
+    from dermserve.local.picture import DRAWN
 
     try:
-        photo = image.read_bytes() if image else drawn_lesion()
+        photo = (image or DRAWN / "0.jpg").read_bytes()
         decode(photo, height=224, width=224)  # before anything starts
     except (OSError, PhotoError) as error:
         raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error

@@ -3,8 +3,3 @@
 import pathlib
 
 DRAWN = pathlib.Path(__file__).with_name("drawn")  # eight JPEGs of 600×450 pixels, made by tests/drawing.py
-
-
-def drawn_lesion() -> bytes:
-    """Read the first of them."""
-    return (DRAWN / "0.jpg").read_bytes()

@@ -58,7 +58,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     here. A refused one raises INVALID_ARGUMENT.
     """
     about = "Run the local stand-in for TensorFlow Serving, with TensorFlow Serving's flags and defaults."
-    parser = _Parser(prog="dermserve modelserver", description=about, allow_abbrev=False)
+    parser = _Parser(prog="python -m dermserve.modelserver", description=about, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
         more = (
             {"type": _boolean, "nargs": "?", "const": True}
