@@ -7,8 +7,12 @@ import sys
 
 from sphinx.application import Sphinx
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from benchmarks import figures
+DOCS = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+sys.path.insert(0, str(DOCS.parent))
+from proto_reference import reference  # noqa: E402
+
+from benchmarks import figures  # noqa: E402
 
 project = "dermserve"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -30,6 +34,8 @@ def fill_in(_app: Sphinx, page: str, source: list[str]) -> None:
         for heading, links in re.findall(r"^### (.+)\n((?:(?!###).*\n?)*)", source[0], re.MULTILINE):
             pages = "\n".join(re.findall(r"\]\(([^)#]+\.md)\)", links))
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{pages}\n```\n"
+    if page == "docs/api":
+        source[0] = source[0].replace("<!-- proto reference -->", reference())
     for name in re.findall("<!-- figures: (.+) -->", source[0]):
         found = json.loads((figures.FOLDER / name).read_text(encoding="utf-8"))
         source[0] = source[0].replace(f"<!-- figures: {name} -->", figures.markdown(found))
