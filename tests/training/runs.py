@@ -19,7 +19,6 @@ model = "mobilenet_v3_small"
 validation = 0.25
 test = 0.25
 balance = 0.5
-fold_batch_norm = true
 [augmentation]
 rotation = 180.0
 flip = true

@@ -130,8 +130,8 @@ def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, t
 
 
 def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
-    experiment = tiny("label_smoothing = 0.1\n", EXPERIMENT.replace("fold_batch_norm = true", ""))
-    network = training_copy(build_network(experiment, None), folded=False, precision="float32")
+    experiment = tiny("label_smoothing = 0.1\n")
+    network = training_copy(build_network(experiment, None), precision="float32")
     images = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
     labels, possible = np.asarray([0] * 6 + [1] * 2 + [2]), np.float32([[1, 1, 0]] * 8 + [[1, 1, 1]])
     photos = Labelled(images, np.arange(9), labels, possible)
@@ -146,7 +146,7 @@ def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
 
 
 def test_photos_of_a_complete_set_are_of_no_class_that_their_folder_lacks() -> None:
-    network = training_copy(build_network(tiny(), None), folded=False, precision="float32")
+    network = training_copy(build_network(tiny(), None), precision="float32")
     images, possible = np.zeros((3, 64, 64, 3), np.uint8), np.float32([[1, 1, 1], [1, 1, 0], [1, 1, 0]])
     photos = Labelled(images, np.arange(3), np.asarray([2, 1, 0]), possible)
     for extra, expected in (("", 0), ("also_complete = true\n", 1)):

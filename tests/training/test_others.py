@@ -17,7 +17,7 @@ from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import CODES, OTHERS, Data, read_others
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
-from tests.training.test_teachers import UNFOLDED, small_network
+from tests.training.test_teachers import small_network
 
 OUTLIERS = f"outliers = 0.5\n{EXPERIMENT}"
 
@@ -39,7 +39,7 @@ def known(folder: Path) -> Data:
 
 @pytest.mark.parametrize("outliers", [0.0, 0.9])
 def test_a_network_is_sure_of_its_own_lesions_and_not_of_outliers(outliers: float) -> None:
-    text = UNFOLDED.replace("rate = 1e-3", "rate = 0.1").replace("epochs = 1", "epochs = 30")
+    text = EXPERIMENT.replace("rate = 1e-3", "rate = 0.1").replace("epochs = 1", "epochs = 30")
     experiment, network = tiny(f"outliers = {outliers}\n", text), small_network()
     light, dark = (np.full((64, 72, 72, 3), level, np.uint8) for level in (220, 20))
     own, others = Labelled(light, np.arange(64), np.full(64, 2)), Labelled.whole(dark, np.arange(64) % 7)

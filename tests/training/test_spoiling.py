@@ -19,8 +19,8 @@ from dermserve.models.training.train import loop
 from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun
-from tests.training.runs import tiny
-from tests.training.test_teachers import UNFOLDED, small_network
+from tests.training.runs import EXPERIMENT, tiny
+from tests.training.test_teachers import small_network
 
 LESION, SKIN = np.full((224, 224, 3), (120, 40, 40), np.uint8), np.full((224, 224, 3), (220, 180, 160), np.uint8)
 
@@ -67,7 +67,7 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
     student.call = lambda photos, **how: (note("student", photos), call(photos, **how))[1]
     images = np.concatenate([np.full((16, 72, 72, 3), 60, np.uint8), np.full((8, 72, 72, 3), 200, np.uint8)])
     labelled = Labelled(images, np.arange(24), np.repeat([0, 1, 2], 8))
-    text = UNFOLDED.replace("flip = true", "spoiled = 0.5").replace("balance = 0.5", "")
+    text = EXPERIMENT.replace("flip = true", "spoiled = 0.5").replace("balance = 0.5", "")
     loop._StageRun(student, tiny("", text), State(stage=0), labelled, labelled, [teacher]).epoch()
     clean, spoiled = (np.concatenate(seen[who]) for who in ("teacher", "student"))
     assert sorted(set(clean.round())) == [60, 200]

@@ -24,7 +24,6 @@ from tests.tiny import tiny_backbone
 from tests.training.runs import EXPERIMENT, command, instead_of_training, start, tiny, untrained
 
 LITE = 'teacher = "efficientnet_lite0"\n'
-UNFOLDED = EXPERIMENT.replace("fold_batch_norm = true", "")
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def teacher(
 ) -> FinishedRun:
     """A teacher that has learned nothing, of a tiny network."""
     monkeypatch.setattr(backbones, "_efficientnet_lite", tiny_backbone)
-    return untrained(tiny(LITE, UNFOLDED), photos, tmp_path_factory.mktemp("runs") / "teacher")
+    return untrained(tiny(LITE), photos, tmp_path_factory.mktemp("runs") / "teacher")
 
 
 def _copy(run: FinishedRun, folder: Path, *, file: str = "run.json", old: str = "", new: str = "") -> FinishedRun:
@@ -56,7 +55,7 @@ def small_network(bias: tuple[float, ...] = (0.0, 0.0, 0.0)) -> keras.Model:
 
 @pytest.mark.parametrize(("weight", "learned"), [(1.0, 1), (0.0, 2)])
 def test_a_student_learns_of_its_teachers_as_much_as_the_weight_says(weight: float, learned: int) -> None:
-    text = UNFOLDED.replace("rate = 1e-3", "rate = 0.1").replace("epochs = 1", "epochs = 2")
+    text = EXPERIMENT.replace("rate = 1e-3", "rate = 0.1").replace("epochs = 1", "epochs = 2")
     experiment = tiny("", text + f"[distillation]\nweight = {weight}\n")
     images = np.random.default_rng(0).integers(0, 255, (64, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(64), np.full(64, 2))  # the labels say 2, the teachers 1
@@ -75,7 +74,7 @@ def test_teachers_see_the_crop_that_the_student_sees() -> None:
 
     images = np.zeros((8, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(8), np.arange(8) % 3)
-    loop._StageRun(small_network(), tiny("", UNFOLDED), State(stage=0), labelled, labelled, [teacher]).epoch()
+    loop._StageRun(small_network(), tiny(), State(stage=0), labelled, labelled, [teacher]).epoch()
     assert set(seen) == {(64, 64, 3, False)}
 
 
@@ -112,14 +111,14 @@ def test_a_distilled_run_names_its_teachers_and_goes_on_with_no_others(
 ) -> None:
     instead_of_training(monkeypatch)
     second = _copy(teacher, tmp_path / "second")
-    start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=[teacher, second])
+    start(tiny(), photos, tmp_path / "out", teachers=[teacher, second])
     described = FinishedRun(tmp_path / "out").summary["initialization"]
     named = r"distilled from teacher \(efficientnet_lite0\), SHA-256 [0-9a-f]{16}; distilled from second \(eff"
     assert re.search(named, described), described
     (tmp_path / "out" / "weights.npz").unlink()
     for teachers in ([], [teacher]):
         with pytest.raises(RunError, match="another teachers"):
-            start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=teachers)
+            start(tiny(), photos, tmp_path / "out", teachers=teachers)
 
 
 def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything_is_written(
@@ -153,7 +152,7 @@ def test_an_experiment_of_distillation_without_a_teacher_is_refused(photos: Path
 def test_a_teacher_of_other_classes_is_refused(teacher: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = _copy(teacher, tmp_path / "o", file="experiment.json", old="mobilenet_v3_small", new="resnet50")
     with pytest.raises(RunError, match="can't teach mobilenet_v3_small"):
-        start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=[other])
+        start(tiny(), photos, tmp_path / "out", teachers=[other])
 
 
 def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> None:
@@ -166,11 +165,11 @@ def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> No
 
 def test_keras_has_no_weights_of_a_teacher() -> None:
     with pytest.raises(RunError, match=r"pass their \.npz"):
-        build_network(tiny(LITE, UNFOLDED), "imagenet")
+        build_network(tiny(LITE), "imagenet")
 
 
 def test_a_teachers_arrays_reach_the_layers_of_their_names(tmp_path: Path) -> None:
-    network = build_network(tiny(LITE, UNFOLDED))
+    network = build_network(tiny(LITE))
     backbone = network.get_layer("backbone")
     # 4,652,008 parameters in the paper's table, of which the ImageNet head has 1,281,000.
     assert sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights) == 4_652_008 - 1_281_000

@@ -18,7 +18,6 @@ from dermserve.models.architectures import build, fitting
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError, read_arrays
 from dermserve.models.training.train.experiment import Experiment
-from dermserve.models.training.train.network import set_identity
 
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
@@ -84,7 +83,8 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
             offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
             kernel, bias = scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
         backbone.get_layer(f"{layer}_conv").set_weights([kernel, bias])
-        set_identity(backbone.get_layer(f"{layer}_bn"), 0 * bias)
+        norm, ones = backbone.get_layer(f"{layer}_bn"), np.ones_like(bias)
+        norm.set_weights([np.sqrt(1 + norm.epsilon) * ones, 0 * ones, 0 * ones, ones])
 
 
 def _resnet50_pairs() -> Iterator[tuple[str, str]]:

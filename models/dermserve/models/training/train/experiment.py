@@ -100,7 +100,6 @@ class Experiment:
     """Train this network in the model's place, to teach it: a teacher is never exported."""
     distillation: Distillation | None = None  # how the teachers are heeded; Distillation's defaults when absent
     also_complete: bool = False  # photos of --also are of no class that their folder lacks
-    fold_batch_norm: bool = False  # into the convolutions; its statistics are estimated afterwards
     precision: Literal["float32", "mixed_bfloat16"] = "float32"  # of training; weights are float32
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Copy a network for training, for crops of any size and with batch norm fused or folded away, and copy it back."""
+"""Copy a network for training, for crops of any size and with fused batch norm; estimate batch norm; choose layers."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from dermserve.models.folding import fold_batch_norm
 from dermserve.models.training.errors import ExperimentError
 
 _ANY_SIDE = (None, None, 3)
@@ -43,11 +42,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         return outputs
 
 
-def training_copy(network: keras.Model, *, folded: bool, precision: str) -> keras.Model:
-    """Copy a network for RGB of any size, batch norm fused or folded, by a Keras dtype policy; logits are float32."""
-    source = fold_batch_norm(network) if folded else network
-    copy = _any_side(source, precision)
-    copy.set_weights(source.get_weights())
+def training_copy(network: keras.Model, *, precision: str) -> keras.Model:
+    """Copy a network for RGB of any size, with fused batch norm, by a Keras dtype policy; logits are float32."""
+    copy = _any_side(network, precision)
+    copy.set_weights(network.get_weights())
     return copy
 
 
@@ -65,32 +63,6 @@ def _any_side(model: keras.Model, precision: str) -> keras.Model:
 
     inputs = keras.tree.map_structure(lambda _: keras.Input(_ANY_SIDE), model.input)
     return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
-
-
-def _leaves(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    leaves: dict[str, keras.layers.Layer] = {}
-    for layer in model.layers:
-        leaves |= _leaves(layer) if isinstance(layer, keras.Model) else {layer.name: layer}
-    return leaves
-
-
-def copy_back(copy: keras.Model, network: keras.Model) -> None:
-    """Copy a training copy's weights into its network; folded batch norm becomes the identity plus the trained bias."""
-    learned = _leaves(copy)
-    for name, layer in _leaves(network).items():
-        if isinstance(layer, keras.layers.BatchNormalization) and name not in learned:
-            convolution = layer.input._keras_history.operation
-            bias = learned[convolution.name].get_weights()[1]
-            set_identity(layer, 0 * bias if convolution.use_bias else bias)  # then the convolution has its own bias
-        elif layer.weights:
-            weights = learned[name].get_weights()
-            layer.set_weights(weights[: len(layer.weights)])  # folding may have added a bias
-
-
-def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float32]) -> None:
-    """Make batch norm add `shift`, float32 [C], and nothing else."""
-    ones = np.ones_like(shift)
-    norm.set_weights([np.sqrt(1 + norm.epsilon) * ones, shift, 0 * ones, ones])
 
 
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:

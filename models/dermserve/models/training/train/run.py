@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.folding import fold_batch_norm
 from dermserve.models.training.data.layouts import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
 from dermserve.models.training.errors import ExperimentError, RunError, file_digest, plain_name, write_json
@@ -17,7 +18,7 @@ from dermserve.models.training.train.dataset import OTHERS, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import train
-from dermserve.models.training.train.network import copy_back, estimate_batch_norm, select_trainable, training_copy
+from dermserve.models.training.train.network import estimate_batch_norm, select_trainable, training_copy
 
 _STATISTICS_PHOTOS = 512
 
@@ -42,11 +43,11 @@ def run_training(
     fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
     keras.utils.set_random_seed(experiment.seed)
     network = build_network(experiment, backbone) if start is None else start.network(experiment, shifted=False)
-    training = data.part(Part.TRAIN)
-    some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
-    if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
+    training, precision = data.part(Part.TRAIN), experiment.precision
+    if start is None and any(stage.batch_norm == "train" for stage in experiment.stages):
+        some = training.thinned(_STATISTICS_PHOTOS)
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-    copy = training_copy(network, folded=folded, precision=precision)
+    copy = training_copy(network, precision=precision)
     for stage in experiment.stages:  # all of them: the last one may be hours away
         select_trainable(copy, stage.trainable, batch_norm=stage.batch_norm)
     with checkpoint.claimed(folder, fingerprint):
@@ -61,13 +62,11 @@ def run_training(
             validation=data.part(Part.VALIDATION),
             folder=folder,
             teachers=[
-                training_copy(each.network(shifted=False), folded=True, precision=precision) for each in teachers
+                training_copy(fold_batch_norm(each.network(shifted=False)), precision=precision) for each in teachers
             ],
             others=None if others is None else others.part(Part.TRAIN),
         )
-        copy_back(copy, network)
-        if folded:
-            estimate_batch_norm(network, np.asarray(some.images[some.rows]))
+        network.set_weights(copy.get_weights())
         write_json(folder / finished.HISTORY, history)
         begun = (
             f"imagenet backbone ({plain_name(backbone) if isinstance(backbone, Path) else backbone}), random head"
