@@ -98,7 +98,7 @@ def test_a_store_on_a_file_system_without_locks_is_named(store, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("portalocker.portalocker.LOCKER", unlockable)
-    with pytest.raises(StackError, match=r"\.up can't be locked"):
+    with pytest.raises(StackError, match=f"can't write {store}: No locks available"):
         make(store, owner=True).__enter__()
 
 

@@ -35,7 +35,6 @@ from tests.training.runs import EXPERIMENT, StoppedError, command, instead_of_tr
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 SHIPPED_DISTANCE = SHIPPED / "mobilenet_v3_small" / "distance.npz"
 
-PLAIN = EXPERIMENT.replace("fold_batch_norm = true\n", "")
 STATE = checkpoint.State(stage=0, epoch=1, history=[], variables=[np.zeros(2)], best=None, best_score=1.0, best_epoch=1)
 
 
@@ -54,7 +53,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stopped(drawn: Path) -> Path:
     """A run folder as Ctrl-C in its second epoch leaves it."""
-    out, experiment = drawn.parent / "out", tiny(text=PLAIN)
+    out, experiment = drawn.parent / "out", tiny(text=EXPERIMENT)
 
     def stop() -> None:
         checkpoint.save(out, STATE)
@@ -97,7 +96,7 @@ def test_a_run_goes_on_with_its_own_photos_alone(photos: Path, begun: Path, chan
     before = files(begun)
     CHANGES[change](photos)
     with pytest.raises(RunError, match=r"of a training with another photos"):
-        start(tiny(text=PLAIN), photos, begun)
+        start(tiny(text=EXPERIMENT), photos, begun)
     assert files(begun) == before
 
 
@@ -105,7 +104,7 @@ def test_a_checkpoint_of_nobody_knows_what_is_refused(photos: Path, begun: Path)
     (begun / "fingerprint.json").unlink()
     before = files(begun)
     with pytest.raises(RunError, match=r"fingerprint\.json can't be read .*: restore it, or train again"):
-        start(tiny(text=PLAIN), photos, begun)
+        start(tiny(text=EXPERIMENT), photos, begun)
     assert files(begun) == before
 
 
@@ -126,7 +125,7 @@ def test_a_run_goes_on_with_its_own_experiment_split_and_initial_weights_alone(
         file = tmp_path / "backbone.weights.h5"
         build_network(tiny()).get_layer("backbone").save_weights(file)
     with pytest.raises(RunError, match=f"of a training with another {what}:"):
-        start(tiny(extra, PLAIN), photos, begun, backbone=file)
+        start(tiny(extra, EXPERIMENT), photos, begun, backbone=file)
     assert files(begun) == before
 
 
@@ -146,7 +145,7 @@ def test_a_damaged_checkpoint_is_named(begun: Path, damage: str) -> None:
 
 def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: Path, begun: Path) -> None:
     moved = photos.rename(photos.parent / "moved")
-    start(tiny(text=PLAIN), moved, begun)
+    start(tiny(text=EXPERIMENT), moved, begun)
     summary = FinishedRun(begun).summary
     assert (summary["experiment"], summary["data"], summary["license"]) == ("tiny", "not stated", "not stated")
     assert not list(begun.glob("*partial*"))
@@ -161,11 +160,11 @@ def test_a_folder_in_which_another_training_is_at_work_is_refused(
         if not met:
             met.append("one")
             with pytest.raises(RunError, match="in use by another command"):
-                start(tiny(text=PLAIN), photos, tmp_path / "out")
+                start(tiny(text=EXPERIMENT), photos, tmp_path / "out")
             met.append("refused")
 
     instead_of_training(monkeypatch, begin_again)
-    start(tiny(text=PLAIN), photos, tmp_path / "out")
+    start(tiny(text=EXPERIMENT), photos, tmp_path / "out")
     assert met == ["one", "refused"]
 
 
@@ -186,21 +185,21 @@ def test_two_that_begin_at_the_same_moment_do_not_share_a_folder(
         assert len(written) == 1
 
 
-def test_a_file_system_without_locks_is_trained_into(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise portalocker.LockException("Operation not supported")
 
     monkeypatch.setattr(portalocker.Lock, "acquire", fail)
-    instead_of_training(monkeypatch)
-    start(tiny(text=PLAIN), photos, tmp_path / "out")
-    assert FinishedRun(tmp_path / "out").model == "mobilenet_v3_small"
+    with pytest.raises(OSError, match=r"No locks available: .*\.lock"), checkpoint.claimed(tmp_path, {}):
+        pass
 
 
 @pytest.mark.parametrize(
     ("text", "backbone", "message"),
-    [(PLAIN, b"no weights", "do not fit"), (PLAIN + 'trainable = "from:typo"\n', None, "trainable = 'from:typo'")],
+    [
+        (EXPERIMENT, b"no weights", "do not fit"),
+        (EXPERIMENT + 'trainable = "from:typo"\n', None, "trainable = 'from:typo'"),
+    ],
 )
 def test_a_training_that_cant_be_carried_through_leaves_no_folder(
     photos: Path, tmp_path: Path, text: str, backbone: bytes | None, message: str
@@ -217,7 +216,7 @@ def test_a_training_that_cant_be_carried_through_leaves_no_folder(
 def test_a_checkpoint_of_other_code_is_refused(photos: Path, stopped: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(stopped, tmp_path / "out"))
     with pytest.raises(RunError, match="the checkpoint is of other code"):
-        start(tiny(text=PLAIN), photos, out)
+        start(tiny(text=EXPERIMENT), photos, out)
 
 
 def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_packing_and_converting_see_no_test_photos(
     what: click.Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
-    start(tiny(text=PLAIN), photos, tmp_path / "out")
+    start(tiny(text=EXPERIMENT), photos, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
     run.update(schema_version=SCHEMA_VERSION, calibration={"temperature": 1.0}, prior_shift=[0.0, 0.0, 0.0])
     shutil.copy(SHIPPED_DISTANCE, run.folder)
@@ -264,7 +263,7 @@ def test_packing_and_converting_see_no_test_photos(
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of numpy, about what is to be found
 def test_the_first_loss_that_is_no_number_ends_training(photos: Path, tmp_path: Path) -> None:
-    text = PLAIN.replace("rate = 1e-3", "rate = 3e38")
+    text = EXPERIMENT.replace("rate = 1e-3", "rate = 3e38")
     with pytest.raises(TrainingError, match=r"loss is \S+ in stage head, epoch 1, (step [23] of \d+|on valid).*lower"):
         start(tiny(text=text), photos, tmp_path / "out")
     assert not (tmp_path / "out" / "checkpoint.npz").exists()
@@ -300,7 +299,7 @@ def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: Path, text
 
 def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instead_of_training(monkeypatch)
-    (tmp_path / "tiny.toml").write_text(PLAIN)
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     arguments = ["mobilenet_v3_small", "--data", photos, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
     (photos / "dataset.toml").write_text('name = "Clinic"\n')
     command(cli.train, *arguments, "--experiment", tmp_path / "tiny.toml")

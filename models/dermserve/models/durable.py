@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and so that they survive a power failure."""
+"""Write files whole or not at all, so that they survive a power failure, and by one command at a time."""
 
 import errno
 import os
@@ -6,6 +6,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+import portalocker
 
 
 @contextmanager
@@ -30,6 +33,23 @@ def write_durably(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8")
         sync(fresh)
     sync(path.parent)
+
+
+@contextmanager
+def locked_file(file: Path, *, wait: float = 0.0) -> Iterator[IO[bytes]]:
+    """Open a file, which is made if it is absent, and lock it for a block.
+
+    Raises portalocker.AlreadyLocked after `wait` seconds, and OSError where the file system has no locks.
+    """
+    lock = portalocker.Lock(file, "a+b", timeout=wait, check_interval=0.1)
+    try:
+        lock.acquire()
+    except portalocker.AlreadyLocked:
+        raise
+    except portalocker.LockException as error:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(file)) from error
+    with lock as opened:
+        yield opened
 
 
 def sync_tree(folder: Path) -> None:

@@ -14,10 +14,10 @@ import portalocker
 
 from dermserve.local.child import Child, StackError
 from dermserve.models.catalogue import SPECS
-from dermserve.models.durable import write_durably
+from dermserve.models.durable import locked_file, write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
-from dermserve.models.lifecycle.stores import LocalStore, locked_file
+from dermserve.models.lifecycle.stores import LocalStore
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
@@ -41,8 +41,6 @@ def owned(store: pathlib.Path) -> Iterator[None]:
             other = (store / _SERVED_BY).read_text() or "which is just starting"
             what = f"{store} is served by another `dermserve up`, {other.strip()}"
             raise StackError(f"{what}: use that one, stop it, or choose another --store") from error
-        except LifecycleError as error:
-            raise StackError(str(error)) from error
         except OSError as error:
             raise StackError(f"can't write {store}: {error.strerror}") from error
         yield

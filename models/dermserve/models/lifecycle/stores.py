@@ -10,11 +10,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import portalocker
 
-from dermserve.models.durable import sync, sync_tree, write_durably
+from dermserve.models.durable import locked_file, sync, sync_tree, write_durably
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
 from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, as_text, is_version
@@ -65,7 +65,7 @@ class LocalStore:
         # The lock of a folder that a command writes is free once the command has ended or was killed.
         for left in (left for folder in {self.folder, place} for left in folder.glob(".staging-*")):
             # OSError: its command is removing it.
-            with contextlib.suppress(portalocker.AlreadyLocked, StoreError, OSError):
+            with contextlib.suppress(portalocker.AlreadyLocked, OSError):
                 if any(left.glob("*/*")):  # an empty folder may be new and not locked yet
                     with locked_file(left / "lock"):
                         shutil.rmtree(left, ignore_errors=True)
@@ -166,23 +166,6 @@ class LocalStore:
                 yield
         except portalocker.AlreadyLocked as error:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
-
-
-@contextlib.contextmanager
-def locked_file(file: Path, *, wait: float = 0.0) -> Iterator[IO[bytes]]:
-    """Open a file, which is made if it is absent, and lock it for a block.
-
-    Raises portalocker.AlreadyLocked after `wait` seconds, and StoreError where the file system has no locks.
-    """
-    lock = portalocker.Lock(file, "a+b", timeout=wait, check_interval=0.1)
-    try:
-        lock.acquire()
-    except portalocker.AlreadyLocked:
-        raise
-    except portalocker.LockException as error:
-        raise StoreError(f"{file} can't be locked, as a store needs: {error.__cause__}") from error
-    with lock as opened:
-        yield opened
 
 
 Store: TypeAlias = LocalStore | ObjectStore

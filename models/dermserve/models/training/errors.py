@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,7 +21,7 @@ import numpy as np
 import portalocker
 from numpy.typing import NDArray
 
-from dermserve.models.durable import replacing
+from dermserve.models.durable import locked_file, replacing
 
 DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)  # by `read_arrays`
 
@@ -49,14 +49,11 @@ class RunError(TrainingError):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder. Raises RunError: another command is at work there."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(portalocker.Lock(folder / ".lock", "a", timeout=0, fail_when_locked=True))
-        except portalocker.AlreadyLocked as error:
-            raise RunError(f"{folder} is in use by another command: wait for it, or take another folder") from error
-        except portalocker.LockException:
-            pass  # a file system without locks
-        yield
+    try:
+        with locked_file(folder / ".lock"):
+            yield
+    except portalocker.AlreadyLocked as error:
+        raise RunError(f"{folder} is in use by another command: wait for it, or take another folder") from error
 
 
 def plain_name(path: Path) -> str:
