@@ -1,6 +1,7 @@
 """The papers' grid and their comparison of backbones, on tiny data and random weights."""
 
 import csv
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dermserve.models.papers import cli, heads
 from dermserve.models.training.data.photos import Labelled
@@ -38,19 +40,17 @@ def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fill:
     """Fill a table of photos that were not looked at; their features are VALUES."""
     monkeypatch.setattr(heads, "load", means)
 
-    def predict(_: Predictor, photos: Labelled, what: str) -> Predictions:
-        return Predictions(np.empty(0), VALUES, photos)
-
-    monkeypatch.setattr(Predictor, "predict", predict)
-
     def run(
         settings: Sequence[tuple[float, float, int]], samples: Sequence[Sample] = SAMPLES, extra: str = "",
-        weights: Any = None,
+        values: NDArray[np.float32] = VALUES,
     ) -> list[heads.Row]:  # fmt: skip
         experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
         photos = Labelled.whole(np.empty((len(samples), 0)), samples=samples)
-        how = {"backbones": {"resnet50": weights}, "settings": settings, "cache": tmp_path}
-        return heads.fill_table(experiment, photos, tmp_path / "out" / "table.csv", **how)
+        data = types.SimpleNamespace(part=lambda *_: photos)
+        monkeypatch.setattr(heads, "prepare", lambda *_, **__: data)
+        monkeypatch.setattr(Predictor, "predict", lambda *_: Predictions(np.empty(0), values, photos))
+        how = {"backbones": {"resnet50": None}, "settings": settings, "cache": tmp_path}
+        return heads.fill_table(experiment, tmp_path, tmp_path / "out" / "table.csv", **how)
 
     return run
 
@@ -126,14 +126,6 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path, fill: Fill) 
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row.accuracy for row in rows]
 
 
-@pytest.mark.parametrize("text", ["", "training_share;dropout\n0,7;0,4\n", "a\n0.7,0.4\n", 'a\n"0.7'])
-def test_a_table_of_the_grid_that_something_else_wrote_is_refused(tmp_path: Path, fill: Fill, text: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "table.csv").write_text(text)
-    with pytest.raises(RunError, match=r"table\.csv is damaged .*: remove it to begin again"):
-        fill(())
-
-
 @pytest.mark.parametrize(("what", "rows"), [(cli.scenarios, 18), (cli.backbones, 4)])
 def test_no_test_photo_is_looked_at(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, what: Any, rows: int
@@ -143,7 +135,7 @@ def test_no_test_photo_is_looked_at(
 
     def predict(_: Predictor, photos: Labelled, what: str) -> Predictions:
         asked.append(photos)
-        return Predictions(np.empty(0), np.ones((len(photos), 2), np.float32), photos)
+        return Predictions(np.empty(0), np.full((len(photos), 2), len(what), np.float32), photos)
 
     monkeypatch.setattr(Predictor, "predict", predict)
     monkeypatch.setattr(heads, "load", means)
@@ -159,14 +151,11 @@ def test_no_test_photo_is_looked_at(
         assert len(photographed) == len(data.samples) - len(tested)
 
 
-def test_the_grids_cells_are_of_its_own_data(tmp_path: Path, fill: Fill) -> None:
-    file = tmp_path / "weights.h5"
-    file.write_bytes(b"others")
-    fill(())
-    fill(())
-    with pytest.raises(RunError, match="of a training with another initial resnet50"):
-        fill((), weights=file)
-    with pytest.raises(RunError, match="of a training with another photos"):
-        fill((), SAMPLES[:5])
-    with pytest.raises(RunError, match="of a training with another experiment"):
-        fill((), extra="seed = 2\n")
+def test_the_grids_cells_are_of_its_own_data(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = list[object]()
+    monkeypatch.setattr(heads, "_train_head", lambda *given: trained.append(given) or (0.5, 0.5, 0.5))
+    others: list[dict[str, Any]] = [{}, {"samples": SAMPLES[:5]}, {"extra": "seed = 2\n"}, {"values": VALUES + 1}]
+    for count, other in enumerate(others, 1):
+        for _ in range(2):
+            fill(heads.GRID[:1], **other)
+            assert len(trained) == count

@@ -17,16 +17,14 @@ from dermserve.models.training import cli as common
 def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
-    The backbone stays frozen; each cell trains a head. A stopped command continues with the cells that --out lacks.
+    The backbone stays frozen; each cell trains a head. A stopped command continues with the cells that it lacks.
     """
     from dermserve.models.papers import heads
-    from dermserve.models.training.data.splits import Part
-    from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
 
-    chosen, backbone = load_experiment(experiment), common.read_backbone(weights)
-    table, photos = out / "scenarios.csv", prepare(chosen, data, cache=cache).part(Part.TRAIN, Part.VALIDATION)
-    heads.fill_table(chosen, photos, table, backbones={chosen.model: backbone}, settings=heads.GRID, cache=cache)
+    chosen, table = load_experiment(experiment), out / "scenarios.csv"
+    backbone = {chosen.model: common.read_backbone(weights)}
+    heads.fill_table(chosen, data, table, backbones=backbone, settings=heads.GRID, cache=cache)
     click.echo(str(table))
 
 
@@ -44,8 +42,6 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
     """Compare backbones: the same head on the frozen features of each. A stopped command continues."""
     from dermserve.models.papers import heads
-    from dermserve.models.training.data.splits import Part
-    from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
 
     asked = [item.partition("=")[::2] for item in weights] or [(name, "imagenet") for name in heads.BACKBONES]
@@ -58,7 +54,6 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
     chosen, table = load_experiment(experiment), out / "backbones.csv"
     share = round(1 - chosen.validation / (1 - chosen.test), 4)
     setting = (share, 0.4 if chosen.dropout is None else chosen.dropout, chosen.stages[0].batch)
-    photos = prepare(chosen, data, cache=cache).part(Part.TRAIN, Part.VALIDATION)
     each = {name: common.read_backbone(how) for name, how in asked}
-    heads.fill_table(chosen, photos, table, backbones=each, settings=[setting], cache=cache)
+    heads.fill_table(chosen, data, table, backbones=each, settings=[setting], cache=cache)
     click.echo(str(table))

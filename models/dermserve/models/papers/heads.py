@@ -4,8 +4,8 @@ Only photos outside of test in the experiment's split are used. Accuracies are o
 """
 
 import csv
+import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +20,12 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, require_parts, split
-from dermserve.models.training.errors import RunError, file_digest
+from dermserve.models.training.errors import json_digest, read_json, write_json
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import say
-from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import load_backbone
+from dermserve.models.training.train.checkpoint import fingerprint
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.loop import accuracies
 
@@ -57,46 +58,39 @@ class Row(NamedTuple):
 
 def fill_table(
     experiment: Experiment,
-    photos: Labelled,
+    directory: Path,
     table: Path,
     *,
     backbones: Mapping[str, Path | str | None],
     settings: Sequence[tuple[float, float, int]],
     cache: Path,
 ) -> list[Row]:
-    """Train the heads that a table lacks, of each backbone, by its initial weights, with each setting as in GRID."""
-    whole = checkpoint.fingerprint(experiment, dict.fromkeys(photos.samples, Part.TRAIN), None)
-    mine = {key: whole[key] for key in ("experiment", "photos")}  # each head has a split of its own
-    networks = []
+    """Train a head for each backbone, by its initial weights, and each setting as in GRID; write the accuracies.
+
+    What came of a head is cached by what it depends on, so that a stopped command continues.
+    """
+    photos, networks, rows = prepare(experiment, directory, cache=cache).part(Part.TRAIN, Part.VALIDATION), [], []
     for name, weights in backbones.items():
-        mine[f"initial {name}"] = file_digest(weights) if isinstance(weights, Path) else weights or "random"
         keras.utils.set_random_seed(experiment.seed)
         networks.append(load(name, weights, side=SPECS[experiment.model].input_side))
-    with checkpoint.claimed(table.parent, mine):
-        rows = _read_table(table) if table.is_file() else []
-        done = {(row.backbone, row[2:5]) for row in rows}
-        for network in networks:
-            name, size = network.name, network.get_layer("backbone").count_params()
-            features = Predictor(network=network, cache=cache).predict(photos, name).features
-            for setting in settings:
-                if (name, setting) in done:
-                    continue
-                row = Row(name, size, *setting, *_train_head(experiment, photos, features, *setting))
-                rows.append(row)
-                with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerows([Row._fields, *rows])
-                scores = f"accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}"
-                what = f"{name}, {row.training_share:.0%} training, dropout {row.dropout}, batch {row.batch}"
-                say(f"{what}: {scores}, {row.minutes:.1f} min")
+    known = fingerprint(experiment, dict.fromkeys(photos.samples, Part.TRAIN), None)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    for network in networks:
+        name, size = network.name, network.get_layer("backbone").count_params()
+        features = Predictor(network=network, cache=cache).predict(photos, name).features
+        features_digest = hashlib.sha256(features.tobytes()).hexdigest()
+        for setting in settings:
+            head = cache / f"head-{json_digest([known, features_digest, setting])[:24]}.json"
+            if not head.is_file():
+                write_json(head, _train_head(experiment, photos, features, *setting))
+            row = Row(name, size, *setting, *read_json(head))
+            rows.append(row)
+            with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([Row._fields, *rows])
+            scores = f"accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}"
+            what = f"{name}, {row.training_share:.0%} training, dropout {row.dropout}, batch {row.batch}"
+            say(f"{what}: {scores}, {row.minutes:.1f} min")
     return rows
-
-
-def _read_table(table: Path) -> list[Row]:
-    try:
-        _, *rows = csv.reader(table.read_text("utf-8").splitlines())
-        return [Row(name, *map(json.loads, numbers)) for name, *numbers in rows]
-    except (TypeError, ValueError, csv.Error) as error:
-        raise RunError(f"{table} is damaged ({error}): remove it to begin again") from error
 
 
 def _train_head(
