@@ -25,6 +25,7 @@ from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
+from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.records import read_file
 from dermserve.models.verify import LoadedVersion, VerificationError, open_version
 from dermserve.v1 import card_pb2
@@ -226,5 +227,5 @@ def test_temperature_softens_and_feature_distance_scores(unit: bool) -> None:
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "small.weights.h5"
     tiny_network("mobilenet_v3_small").save_weights(file)
-    with pytest.raises(exporter.ExportError, match=r"do not fit mobilenet_v3_small: [^\n]*\Z"):
+    with pytest.raises(LifecycleError, match=r"do not fit mobilenet_v3_small: [^\n]*\Z"):
         exporter.export("mobilenet_v3_small", tmp_path / "store", weights=file)

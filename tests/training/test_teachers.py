@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dermserve.models.exporter import ExportError, export
+from dermserve.models.exporter import export
+from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
@@ -157,7 +158,7 @@ def test_a_teacher_of_other_classes_is_refused(teacher: FinishedRun, photos: Pat
 
 def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> None:
     with pytest.raises(
-        ExportError, match=r"^\S+ holds a teacher \(efficientnet_lite0\), which is never exported[^\n]+$"
+        LifecycleError, match=r"^\S+ holds a teacher \(efficientnet_lite0\), which is never exported[^\n]+$"
     ):
         export(teacher.folder, tmp_path / "store")
     assert not (tmp_path / "store").exists()

@@ -15,10 +15,6 @@ from dermserve.models.training.errors import RunError
 _CAFFE_MEANS = (103.939, 116.779, 123.68)
 
 
-class WeightsError(RunError):
-    """Weights that don't fit or can't be read. The message names the file and the layer."""
-
-
 def build(
     name: str, *, backbone_weights: str | None = None, dropout: float | None = None, l2: float = 0.01
 ) -> keras.Model:
@@ -52,14 +48,14 @@ def build(
 
 @contextlib.contextmanager
 def fitting(source: str, model: str) -> Iterator[None]:
-    """Turn whatever Keras and h5py raise when weights do not fit a model into a WeightsError of one line."""
+    """Turn whatever Keras and h5py raise when weights do not fit a model into a RunError of one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of every layer before it raises
             yield
     except Exception as error:
         first_line = str(error).partition("\n")[0]
-        raise WeightsError(f"weights from {source} do not fit {model}: {first_line}") from error
+        raise RunError(f"weights from {source} do not fit {model}: {first_line}") from error
 
 
 def weights_digest(network: keras.Model) -> str:

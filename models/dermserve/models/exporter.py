@@ -22,7 +22,7 @@ from dermserve.models import records
 from dermserve.models.architectures import build, fitting, weights_digest
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
-from dermserve.models.lifecycle.errors import ExportError, LifecycleError
+from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import new_entry, open_store
 from dermserve.models.training.errors import RunError, TrainingError, plain_name
@@ -37,16 +37,16 @@ def export(
     """Write a run, or a model with weights of unknown training, into the store as a new version; return its number.
 
     `source` is the run's folder, or the model's name with what `_model_content` takes. `graph` is "frozen" or
-    "folded-variables", `sign` the PEM file of a private key. Raises ExportError: the version could not be made.
+    "folded-variables", `sign` the PEM file of a private key. Raises LifecycleError: the version could not be made.
     """
     tf.get_logger().setLevel(logging.ERROR)
     try:
         content = run_content(source) if isinstance(source, Path) else _model_content(source, **how)
         return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
     except (CardError, VerificationError, TrainingError, LifecycleError, tf.errors.ResourceExhaustedError) as error:
-        raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
+        raise LifecycleError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
     except UnicodeEncodeError as error:
-        raise ExportError(f"{store}: TensorFlow takes paths in UTF-8 alone") from error
+        raise LifecycleError(f"{store}: TensorFlow takes paths in UTF-8 alone") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

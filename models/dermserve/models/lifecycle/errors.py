@@ -7,10 +7,6 @@ class LifecycleError(click.ClickException):
     """Base class, and a change that is refused. Each message says what is wrong and what to do."""
 
 
-class ExportError(LifecycleError):
-    """A version could not be made; the store is as it was."""
-
-
 class StoreError(LifecycleError):
     """The store or its models.config can't be used, or does not have what was requested."""
 

@@ -138,7 +138,7 @@ def save_weights(network: keras.Model, file: Path, *, kind: Kind = "float32") ->
 
 
 def load_weights(network: keras.Model, file: Path) -> None:
-    """Load what `save_weights` wrote. Raises WeightsError: it is missing, damaged or of another network."""
+    """Load what `save_weights` wrote. Raises RunError: it is missing, damaged or of another network."""
     with fitting(str(file), network.name):
         arrays = read_arrays(file)
         names = [str(index) for index in range(len(network.weights))]
