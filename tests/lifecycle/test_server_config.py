@@ -17,7 +17,7 @@ model_config_list {
 
 def test_labels_and_pins_are_read() -> None:
     config = ServerConfig.parse(TEXT)
-    assert config.models == ["a", "b"]
+    assert list(config.models) == ["a", "b"]
     assert (config.labels("a"), config.pins("a")) == ({"stable": 3}, [1, 3])
     assert (config.labels("b"), config.pins("b")) == ({}, [])
 

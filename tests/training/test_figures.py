@@ -1,6 +1,8 @@
 """Metrics, the not-skin score and TensorFlow Lite."""
 
 import dataclasses
+import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,15 @@ import pytest
 
 from dermserve.models import records
 from dermserve.models.export import SHIPPED
+from dermserve.models.exporter import run_content
 from dermserve.models.records import pictures
 from dermserve.models.training import conversion
+from dermserve.models.training.errors import RunError, file_digest
 from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
-from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
+from dermserve.models.training.train.finished import FinishedRun, save_distance
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")
@@ -88,11 +92,20 @@ def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
     np.testing.assert_allclose(fit.ood_scores(distance, 7 * features), fit.ood_scores(distance, features), rtol=1e-3)
 
 
+def test_the_distance_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(SHIPPED / "resnet50", tmp_path / "run"))
+    run_content(folder)
+    shutil.copy(SHIPPED / "mobilenet_v3_small" / "distance.npz", folder)
+    with pytest.raises(RunError, match=r"distance\.npz is not what the last `dermserve evaluate` wrote: run it again"):
+        run_content(folder)
+
+
 def test_a_distance_comes_back_from_its_file(tmp_path: Path) -> None:
     features, labels = clusters(900)
     distance = fit.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")
-    loaded = load_distance(tmp_path / "distance.npz")
+    summary = {"distance": file_digest(tmp_path / "distance.npz")}
+    loaded = FinishedRun.distance.fget(types.SimpleNamespace(folder=tmp_path, summary=summary))
     assert loaded.unit
     np.testing.assert_allclose(fit.ood_scores(loaded, features), fit.ood_scores(distance, features), rtol=1e-6)
 

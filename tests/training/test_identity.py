@@ -22,7 +22,7 @@ from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.layouts import read_provenance
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample
-from dermserve.models.training.errors import DataError, RunError, TrainingError
+from dermserve.models.training.errors import DataError, RunError, TrainingError, file_digest
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import checkpoint
@@ -247,6 +247,7 @@ def test_packing_and_converting_see_no_test_photos(
     run = FinishedRun(tmp_path / "out")
     run.update(schema_version=SCHEMA_VERSION, calibration={"temperature": 1.0}, prior_shift=[0.0, 0.0, 0.0])
     shutil.copy(SHIPPED_DISTANCE, run.folder)
+    run.update(distance=file_digest(SHIPPED_DISTANCE))
     found: list[Labelled] = []
 
     def look(infer: object, photos: Labelled, **_: object) -> object:
@@ -312,6 +313,7 @@ def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeyp
         metrics={"test": {"single": single, "tta": single, "verdict": verdict}},
     )
     shutil.copy(SHIPPED_DISTANCE, run.folder)
+    run.update(distance=file_digest(SHIPPED_DISTANCE))
     card = run_content(run.folder).provenance
     assert (card.data, card.license) == ("Clinic (source not stated; licence not stated)", "not stated")
     evaluated = run.summary

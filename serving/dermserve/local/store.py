@@ -87,7 +87,7 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     held, path = LocalStore(store), (into or store) / CONFIG
     try:
         with contextlib.nullcontext() if into else held.locked():
-            known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
+            known = ServerConfig([*_read(held, _UNSERVED).models.values(), *_read(held, CONFIG).models.values()])
             served = known.served_from({name: str(store.resolve() / name) for name in models})
             for model in models:
                 if lacking := sorted(served.needed(model) - set(held.versions(model))):
@@ -97,7 +97,7 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
                     raise StackError(f"{what}: {advice}")
             write_durably(path, served.render())
             if into is None:
-                rest = known.without(models)
+                rest = ServerConfig(entry for name, entry in known.models.items() if name not in models)
                 if rest.models:
                     held.write_text(_UNSERVED, rest.render())
                 else:

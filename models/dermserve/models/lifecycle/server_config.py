@@ -23,7 +23,7 @@ class ServerConfig:
     """The models that a server serves. Immutable: every change returns another one."""
 
     def __init__(self, models: Iterable[management_pb2.ModelConfig] = ()) -> None:
-        self._models = {model.name: model for model in models}
+        self.models = {model.name: model for model in models}  # in the file's order; of two entries, the last
 
     @classmethod
     def parse(cls, text: str, *, where: str = CONFIG) -> "ServerConfig":
@@ -46,13 +46,8 @@ class ServerConfig:
 
     def message(self) -> management_pb2.ModelServerConfig:
         """Return the message for a reload."""
-        listed = management_pb2.ModelConfigList(config=self._models.values())
+        listed = management_pb2.ModelConfigList(config=self.models.values())
         return management_pb2.ModelServerConfig(model_config_list=listed)
-
-    @property
-    def models(self) -> list[str]:
-        """Names, in the file's order."""
-        return list(self._models)
 
     def labels(self, model: str) -> dict[str, int]:
         """Versions by label."""
@@ -64,7 +59,7 @@ class ServerConfig:
 
     def needed(self, model: str) -> set[int]:
         """The versions that are labelled or pinned; none of a model that is not listed."""
-        return {*self.labels(model).values(), *self.pins(model)} if model in self._models else set()
+        return {*self.labels(model).values(), *self.pins(model)} if model in self.models else set()
 
     def policy(self, model: str) -> str:
         """Text of the rule by which versions are chosen; empty for the default."""
@@ -90,32 +85,23 @@ class ServerConfig:
                 entry.model_version_policy.specific.versions.extend(versions)
             elif policy:
                 text_format.Parse(policy, entry.model_version_policy)
-        return ServerConfig((self._models | {model: entry}).values())
+        return ServerConfig((self.models | {model: entry}).values())
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":
         """Serve these models from these paths, and no others; keep their labels and pins."""
         entries = []
         for name, path in base_paths.items():
             entry = management_pb2.ModelConfig(name=name, model_platform="tensorflow")
-            if name in self._models:
-                entry.MergeFrom(self._models[name])
+            if name in self.models:
+                entry.MergeFrom(self.models[name])
             entry.base_path = path
             entries.append(entry)
         return ServerConfig(entries)
 
-    def without(self, models: Iterable[str]) -> "ServerConfig":
-        """Leave models out."""
-        gone = set(models)
-        return ServerConfig(entry for name, entry in self._models.items() if name not in gone)
-
-    def joined(self, other: "ServerConfig") -> "ServerConfig":
-        """Add the models of another list that are not in this one."""
-        return ServerConfig((other._models | self._models).values())
-
     def _entry(self, model: str) -> management_pb2.ModelConfig:
-        if model not in self._models:
-            raise StoreError(f"the list of models has no {model}: it has {', '.join(self._models) or 'none'}")
-        return self._models[model]
+        if model not in self.models:
+            raise StoreError(f"the list of models has no {model}: it has {', '.join(self.models) or 'none'}")
+        return self.models[model]
 
 
 @dataclass(frozen=True, slots=True)

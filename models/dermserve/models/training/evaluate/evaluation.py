@@ -18,7 +18,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, write_split
-from dermserve.models.training.errors import DataError, RunError, read_json
+from dermserve.models.training.errors import DataError, RunError, file_digest, read_json
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
@@ -89,6 +89,7 @@ def evaluate_own(
     run.update(
         schema_version=SCHEMA_VERSION,
         calibration=fitted.calibration,
+        distance=file_digest(run.folder / DISTANCE),
         prior_shift=fitted.shift.tolist(),
         metrics=metrics,
         other={},  # figures of the former calibration

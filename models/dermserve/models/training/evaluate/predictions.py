@@ -85,15 +85,16 @@ class Predictor:
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
         for start in track(range(0, len(photos), step), what):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
-            files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
+            file = folder / f"{_digest(photos.images[chunk.rows].tobytes())}.npz"
             try:
-                parts += [(arrays["logits"], arrays["features"]) for arrays in map(read_arrays, files)]
+                arrays = read_arrays(file)
+                parts.append((arrays["logits"], arrays["features"]))
             except DAMAGED:  # or not there yet
-                for file, logits, features in zip(files, *run_views(self._infer, chunk, views=views), strict=True):
-                    with replacing(file) as partial:
-                        np.savez(partial, logits=logits, features=features)
-                    parts.append((logits, features))
-        return Predictions(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]), photos)
+                parts.append(run_views(self._infer, chunk, views=views))
+                with replacing(file) as partial:
+                    np.savez(partial, logits=parts[-1][0], features=parts[-1][1])
+        logits, features = (np.concatenate(found) for found in zip(*parts, strict=True))
+        return Predictions(logits, features, photos)
 
 
 def frozen_function(network: keras.Model) -> Infer:

@@ -1,5 +1,6 @@
 """The folder of a finished run: its network, split, calibration, and measurements of test photos."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
@@ -16,7 +17,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
-from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_arrays, read_json, write_json
+from dermserve.models.training.errors import RunError, file_digest, json_digest, read_arrays, read_json, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 
@@ -94,8 +95,15 @@ class FinishedRun:
 
     @property
     def distance(self) -> FeatureDistance:
-        """The out-of-distribution score."""
-        return load_distance(self.folder / DISTANCE)
+        """The out-of-distribution score. Raises RunError: it is missing, or not that of the calibration."""
+        file = self.folder / DISTANCE
+        with contextlib.suppress(OSError, TypeError):  # TypeError: other code wrote it
+            if file_digest(file) == self.summary.get("distance"):
+                values: dict[str, Any] = dict(read_arrays(file))
+                return FeatureDistance(
+                    **{name: found if found.ndim else found.item() for name, found in values.items()}
+                )
+        raise RunError(f"{file} is not what the last `dermserve evaluate` wrote: run it again")
 
     def network(self, experiment: Experiment | None = None, *, shifted: bool = True) -> keras.Model:
         """Build the network, or that of an experiment that continues it; `shifted` adds `shift` to the last bias."""
@@ -160,16 +168,6 @@ def save_distance(distance: FeatureDistance, file: Path) -> None:
     arrays: dict[str, Any] = {name: value for name, value in values if value is not None}
     with replacing(file) as partial:
         np.savez_compressed(partial, **arrays)
-
-
-def load_distance(file: Path) -> FeatureDistance:
-    """Read what `save_distance` wrote. Raises RunError: it is missing or damaged."""
-    try:
-        arrays = read_arrays(file).items()
-        values: dict[str, Any] = {name: found if found.ndim else found.item() for name, found in arrays}
-        return FeatureDistance(**values)
-    except DAMAGED as error:
-        raise RunError(f"{file} can't be read ({error}): run `dermserve evaluate` again") from error
 
 
 def claim_test(

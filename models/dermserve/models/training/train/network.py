@@ -69,17 +69,6 @@ def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batc
     """Set the statistics of the backbone's batch norm by photos, uint8 [N, S, S, 3]; its outputs stay the same."""
     backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for norm, (mean, variance) in zip(norms, _moments(network, norms, images, batch), strict=True):
-        gamma, beta, before, spread = (np.asarray(weight, np.float64) for weight in norm.get_weights())
-        scale = gamma / np.sqrt(spread + norm.epsilon)
-        deviation = np.sqrt(variance + norm.epsilon)
-        norm.set_weights([scale * deviation, scale * mean + (beta - before * scale), mean, variance])
-
-
-def _moments(
-    network: keras.Model, norms: list[keras.layers.Layer], images: NDArray[np.uint8], batch: int
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    backbone = network.get_layer("backbone")
     probe = keras.Model(backbone.input, [norm.input for norm in norms])
     entry = keras.Model(network.input, backbone._inbound_nodes[-1].input_tensors[0])  # preprocessing
 
@@ -93,8 +82,13 @@ def _moments(
         part = images[start : start + batch]
         found = [np.stack(pair).astype(np.float64) * len(part) for pair in sums(part)]
         totals = found if not totals else [a + b for a, b in zip(totals, found, strict=True)]
-    means = [total / len(images) for total in totals]
-    return [(mean, np.maximum(square - mean**2, 0)) for mean, square in means]
+    for norm, total in zip(norms, totals, strict=True):
+        mean, square = total / len(images)
+        variance = np.maximum(square - mean**2, 0)
+        gamma, beta, before, spread = (np.asarray(weight, np.float64) for weight in norm.get_weights())
+        scale = gamma / np.sqrt(spread + norm.epsilon)
+        deviation = np.sqrt(variance + norm.epsilon)
+        norm.set_weights([scale * deviation, scale * mean + (beta - before * scale), mean, variance])
 
 
 def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
