@@ -301,31 +301,34 @@ def test_lesions_of_any_table_are_held_against_the_split_of_labels_csv(tmp_path:
         "path,label,lesion_id,split\nBCC/a.png,bcc,,train\nBCC/b.png,bcc,,test\n", encoding="utf-8-sig"
     )
     samples, lines = said(tmp_path)
-    assert [(sample.name, sample.split) for sample in samples] == [("BCC/a.png", "train"), ("BCC/b.png", "test")]
-    assert lines == f"left out 1 photos that {tmp_path / 'labels.csv'} does not name"
+    assert [sample.split for sample in samples] == ["train", "test", ""]
+    assert not lines
     (tmp_path / "LesionGroupings.csv").write_text("image,lesion_id\na,L1\nb,L1\nc,L1\n")
     with pytest.raises(DataError, match=r"BCC/a\.png \(train\) and BCC/b\.png \(test\) show the lesion L1"):
         read_samples(tmp_path, CLASSES)
 
 
-@pytest.mark.parametrize("outside", ["../a.png", "/a.png", "bcc", "BCC/a.png"])
+@pytest.mark.parametrize("outside", ["../b.png", "/b.png", "bcc", "BCC/b.png"])
 def test_labels_csv_names_photos_of_the_data_set_alone(tmp_path: Path, outside: str) -> None:
-    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png")
     photo(tmp_path / "data" / "bcc" / "a.png")
-    (tmp_path / "data" / "labels.csv").write_text(f"path,label,lesion_id,split\n{outside},bcc,,\n")
-    with pytest.raises(DataError, match="which is not there: write paths within"):
-        read_samples(tmp_path / "data", CLASSES)
+    (tmp_path / "data" / "labels.csv").write_text(f"path,label\n{outside},bcc\n")
+    samples, lines = said(tmp_path / "data")
+    assert [sample.name for sample in samples] == ["bcc/a.png"]
+    assert "labels.csv names 1 photos that are not there, of 1" in lines
+
+
+def test_a_path_of_another_machine_is_found_by_its_file_name(tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "a.png")
+    (tmp_path / "labels.csv").write_text("path,label\nC:\\data\\a.png,bcc\n")
+    assert [sample.name for sample in read_samples(tmp_path, CLASSES)] == ["photos/a.png"]
 
 
 def test_labels_csv_and_its_folders_may_not_disagree(tmp_path: Path) -> None:
     photo(tmp_path / "bcc" / "a.png")
-    for label, message in (
-        ("scc", r"bcc/a\.png is under two labels: bcc, and by \S+labels\.csv scc"),
-        ("mole", "'mole'"),
-    ):
-        (tmp_path / "labels.csv").write_text(f"path,label,lesion_id,split\nbcc/a.png,{label},,\n")
-        with pytest.raises(DataError, match=message):
-            read_samples(tmp_path, CLASSES)
+    (tmp_path / "labels.csv").write_text("path,label,lesion_id,split\nbcc/a.png,scc,,\n")
+    with pytest.raises(DataError, match=r"bcc/a\.png is under two labels: bcc, and by \S+labels\.csv scc"):
+        read_samples(tmp_path, CLASSES)
 
 
 @pytest.mark.parametrize("spaces", [" ", "_", "-"])
@@ -361,7 +364,7 @@ def test_a_table_of_ids_is_read_whatever_its_name(tmp_path: Path) -> None:
     assert [sample.lesion for sample in read_samples(tmp_path, CLASSES)] == ["L1"]
 
 
-def test_labels_csv_is_known_in_any_case(tmp_path: Path) -> None:
+def test_a_table_is_known_in_any_case(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     (tmp_path / "Labels.CSV").write_text("path,label,lesion_id,split\na.png,bcc,L1,test\n")
     assert [sample.split for sample in read_samples(tmp_path, CLASSES)] == ["test"]

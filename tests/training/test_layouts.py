@@ -96,8 +96,8 @@ def test_train_and_test_folders_that_share_a_photo_are_refused(tmp_path: Path) -
     [
         (f"{LABELS}x/a.png,bcc,L,holdout\n", "'holdout'; it may be train, validation, test or empty"),
         (f"{LABELS}x/a.png,mole,L,\n", "'mole'; this model knows bcc, scc, normal"),
-        (f"{LABELS}x/absent.png,bcc,L,\n", r"x/absent.png, which is not there"),
-        ("path,label\n", "lacks the column lesion_id"),
+        (f"{LABELS}x/absent.png,bcc,L,\n", r"has 1 photos, none with a class"),
+        ("path,lesion_id\n", "lacks the columns dx"),
         (None, r"no layout dermserve knows.*a folder a class"),
     ],
 )

@@ -16,7 +16,7 @@ _NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 DATA = click.option(
     "--data", type=_FOLDER, required=True,
-    help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or labels.csv.",
+    help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or a table of paths and labels.",
 )  # fmt: skip
 CACHE = click.option(
     "--cache", type=_NEW_FOLDER, default=Path(".dermserve/cache"), show_default=True,

@@ -1,9 +1,8 @@
 """Read the layouts of data sets into one list of labelled photos.
 
-- `labels.csv` (path, label, lesion_id, split) beside a folder a class: the split it names is kept;
 - a folder a class, at any depth and in any case; folders named train, validation and test split the photos;
 - photos in any folders, with a table of their classes and lesions: HAM10000's metadata, the ISIC archive's, the one-hot
-  tables and lesion groups of the ISIC challenges.
+  tables and lesion groups of the ISIC challenges, or columns path and label; a column `split` is kept.
 
 A photo's name is its path within the data set. Its class is that of its folder or of a table; if there are both, they
 must agree.
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_contradictions
-from dermserve.models.training.data.tables import LABELS, SPLITS, Row, Table, class_of, read_table
+from dermserve.models.training.data.tables import SPLITS, Row, Table, class_of, read_table
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.terminal import say
 
@@ -43,11 +42,11 @@ def read_samples(directory: Path, classes: Sequence[str]) -> list[Sample]:
     codes = [code.lower() for code in classes]
     expected = (
         f"a folder a class ({', '.join(classes)}), HAM10000_metadata.csv or a table of the ISIC archive beside photos, "
-        f"or labels.csv with the columns {', '.join(LABELS)}"
+        "or one with the columns path and label"
     )
     found, described = _walk(directory)
     tables = [read_table(directory / name, codes) for name in described]
-    folders = {photo: _folder_class(photo, codes) for photo in _named(directory, tables, found)}
+    folders = {photo: _folder_class(photo, codes) for photo in found}
     if all(table.lacks for table in tables) and all(label is None for label in folders.values()):
         if tables:
             raise DataError(f"{tables[0].path} lacks the columns {tables[0].lacks}: expected {expected}")
@@ -101,20 +100,6 @@ def _kind(path: Path) -> str:
     if path.suffix.lower() in _TABLES or path.name.lower() == "ham10000_metadata":  # Harvard's Dataverse has that
         return "tables"
     return "others" if path.suffix.lower() in _OTHER_PICTURES else ""
-
-
-def _named(directory: Path, read: Sequence[Table], photos: Sequence[str]) -> Sequence[str]:
-    """List the photos that labels.csv names, or all photos if there is no such file."""
-    labels = next((table for table in read if table.chooses and table.path.parent == directory), None)
-    if labels is None:
-        return photos
-    named = [row.photo for row in labels.rows]
-    for photo in named:
-        if photo.startswith(("/", "../")) or not (directory / photo).is_file():
-            raise DataError(f"{labels.path} names {photo}, which is not there: write paths within {directory}")
-    if others := len(set(photos).difference(named)):
-        say(f"left out {others} photos that {labels.path} does not name")
-    return named
 
 
 def _folder_class(photo: str, classes: Sequence[str]) -> int | None:

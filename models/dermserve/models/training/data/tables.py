@@ -20,8 +20,8 @@ SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_IDS = ("image_id", "isic_id", "image", "image_name", "img_id")
-LABELS = ("path", "label", "lesion_id", "split")  # of labels.csv
+_IDS = ("path", "image_id", "isic_id", "image", "image_name", "img_id")
+_CODED = ("label", "dx")  # columns of classes by codes like the model's
 # Columns of the ISIC archive, the most precise first, and of PAD-UFES-20.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis", "diagnostic")
 _HEADER = 65536  # characters that hold the header
@@ -49,7 +49,6 @@ class Table:
     path: Path
     rows: Sequence[Row] = ()
     lacks: str = ""  # the columns without which it gives no classes
-    chooses: bool = False  # whether it is a labels.csv, which says which photos there are
     codes: bool = False  # whether its classes are codes like the model's, so that an unknown one is an error
 
 
@@ -80,24 +79,19 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
     try:
         header = [_words(cell).replace(" ", "_") for cell in reader.fieldnames or ()]
         reader.fieldnames = header
-        labels = "path" in header and path.name.lower() == "labels.csv"
-        if missing := [column for column in LABELS if labels and column not in header]:
-            raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(LABELS)}")
-        photo = "path" if labels else next((column for column in _IDS if column in header), None)
-        words = _class_words(header, classes, "label" if labels else "dx")
+        photo, coded = (next((each for each in names if each in header), None) for names in (_IDS, _CODED))
+        words = _class_words(header, classes, coded)
         if photo is None or (words is None and "lesion_id" not in header):
             return Table(path, lacks="dx" if photo else "image_id, dx")
-        for column in {photo, "dx", *LABELS}:
+        for column in (photo, *_CODED, "lesion_id", "split"):
             if header.count(column) > 1:
                 raise DataError(f"{path} has the column {column} twice")
         rows = [_read_row(where, photo, cells, words, classes) for where, cells in _lines(path, reader)]
     except csv.Error as error:
         raise DataError(f"{path}, after line {reader.line_num}, can't be read as a table: {error}") from error
-    if unknown := [row.said for row in rows if labels and row.label is None and row.said]:
-        raise DataError(f"{path} names the class {unknown[0]!r}; this model knows {', '.join(classes)}")
     if repeated := [name for name, count in Counter(row.photo for row in rows).items() if count > 1]:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-    return Table(path, rows, "" if words else "dx", labels, labels or "dx" in header)
+    return Table(path, rows, "" if words else "dx", coded is not None)
 
 
 def _read_text(path: Path) -> str:
@@ -140,10 +134,12 @@ def _read_row(
     return Row(posixpath.normpath(name), label, lesion, said[0] if said else "", part)
 
 
-def _class_words(header: Sequence[str], classes: Sequence[str], column: str) -> Callable[[_Cells], list[str]] | None:
+def _class_words(
+    header: Sequence[str], classes: Sequence[str], coded: str | None
+) -> Callable[[_Cells], list[str]] | None:
     """Return a function that reads the names of a row's class, the best first; None if the table gives no classes."""
-    if column in header:
-        return lambda cells: [cells[column]]
+    if coded is not None:
+        return lambda cells: [cells[coded]]
     if columns := [each for each in _DIAGNOSES if each in header]:
         return lambda cells: [cells[each] for each in columns if _words(cells[each]) not in _BLANK]
     one_hot = [each for each in header if each in _ONE_HOT or each in classes]
