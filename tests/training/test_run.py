@@ -228,4 +228,4 @@ def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: Path, tmp_
     assert content.profile is not None
     assert content.profile.photos > 0
     assert 0 < content.profile.brightness.edges[0] < content.profile.brightness.edges[-1] < 255
-    assert write_version(content, tmp_path) == 1
+    assert write_version(content, tmp_path)["to"] == 1

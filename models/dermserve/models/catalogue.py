@@ -25,8 +25,6 @@ class Spec:
 
     name: str  # model name, also in the store and on the wire
     classes: tuple[ClassInfo, ...]  # in the order of the outputs
-    backbone_parameters: int  # parameters of the Keras application without its top
-    parameters: int  # all parameters
     input_side: int = 224  # height and width of the input, in pixels
 
     @property
@@ -41,7 +39,7 @@ class Spec:
 
 
 SPECS: Mapping[str, Spec] = {
-    "resnet50": Spec("resnet50", (_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC), 23_587_712, 25_693_063),
-    "mobilenet_v3_small": Spec("mobilenet_v3_small", (_BCC, _SCC, _NORMAL), 939_120, 1_089_907),
+    "resnet50": Spec("resnet50", (_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC)),
+    "mobilenet_v3_small": Spec("mobilenet_v3_small", (_BCC, _SCC, _NORMAL)),
 }
 """By name. HAM10000's seven classes: Tschandl et al., Sci. Data 5:180161 (2018)."""

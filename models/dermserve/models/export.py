@@ -13,7 +13,7 @@ import click
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.errors import LifecycleError
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import Entry, open_store
 from dermserve.models.options import store_option
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -71,16 +71,16 @@ def export(
         raise click.ClickException(str(error)) from error
 
 
-def export_version(what: str, store: str, *, run: Path | None = None, **how: Any) -> int:
+def export_version(what: str, store: str, *, run: Path | None = None, **how: Any) -> Entry:
     """Make a version of a run or a model and report it; show TensorFlow's own messages only if it fails."""
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
     with _native_stderr_held():
         from dermserve.models import exporter
 
-        version = exporter.export(run or what, store, **how)
-    click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
-    return version
+        entry = exporter.export(run or what, store, **how)
+    click.echo(f"{what}: version {entry['to']} written to {store} in {time.monotonic() - started:.0f} s", err=True)
+    return entry
 
 
 @contextlib.contextmanager

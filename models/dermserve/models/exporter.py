@@ -24,7 +24,7 @@ from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
-from dermserve.models.lifecycle.stores import new_entry, open_store
+from dermserve.models.lifecycle.stores import Entry, new_entry, open_store
 from dermserve.models.training.errors import RunError, TrainingError, plain_name
 from dermserve.models.training.train.finished import SUMMARY, TFLITE, FinishedRun, describe_tests
 from dermserve.models.verify import VerificationError, open_version, verify
@@ -33,8 +33,8 @@ from dermserve.v1 import card_pb2
 
 def export(
     source: Path | str, store: Path | str, *, graph: str = "frozen", sign: Path | None = None, **how: Any
-) -> int:
-    """Write a run, or a model with weights of unknown training, into the store as a new version; return its number.
+) -> Entry:
+    """Write a run, or a model with weights of unknown training, into the store as a version; return its audit entry.
 
     `source` is the run's folder, or the model's name with what `_model_content` takes. `graph` is "frozen" or
     "folded-variables", `sign` the PEM file of a private key. Raises LifecycleError: the version could not be made.
@@ -124,8 +124,8 @@ def _metrics(run: FinishedRun) -> dict[str, float]:
     return {f"{name}_{split}": value for name, value in figures.items() if value is not None}
 
 
-def write_version(content: Content, base: Path | str, *, sign: Path | None = None) -> int:
-    """Export a version into a store, and return its number. It appears only once every signature has been checked."""
+def write_version(content: Content, base: Path | str, *, sign: Path | None = None) -> Entry:
+    """Export a version into a store; return its audit entry. It appears only once every signature has been checked."""
     spec, store = SPECS[content.network.name], open_store(base)
     card = _make_card(content, spec)
     if (tflite := content.tflite) is not None:
@@ -155,8 +155,9 @@ def write_version(content: Content, base: Path | str, *, sign: Path | None = Non
             sign_version(staging, sign)
         version = store.publish(staging, spec.name)
     more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
-    store.append_audit(json.dumps(new_entry("publish", spec.name, None, version, **more)))
-    return version
+    entry = new_entry("publish", spec.name, None, version, **more)
+    store.append_audit(json.dumps(entry))
+    return entry
 
 
 def _make_card(content: Content, spec: Spec) -> card_pb2.Card:

@@ -168,15 +168,11 @@ def publish(desk: Desk, run: Path, key: Path | None) -> None:
         load_key(key)  # before minutes of work
     base = desk.store.base
     try:
-        version = export_version(str(run), base, run=run, sign=key)
-        from dermserve.models.training.train.finished import FinishedRun
+        entry = export_version(str(run), base, run=run, sign=key)
     except ImportError as error:
         raise click.UsageError(f"`model publish` needs more ({error}): pip install '.[models]' in a clone") from error
-    name = FinishedRun(run).model
-    manifest = manifest_of(desk.store, name, version)
-    digest = manifest and manifest.digest
-    told = f"{name}: version {version} published to {base} (sha256 {digest})"
-    opts.show({"model": name, "version": version, "store": base, "digest": digest}, told)
+    name, version = entry["model"], entry["to"]
+    opts.show(entry, f"{name}: version {version} published to {base} (sha256 {entry['digest']})")
     click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
 
 

@@ -37,8 +37,6 @@ def read_samples(directory: Path, classes: Sequence[str]) -> list[Sample]:
 
     `classes` are the model's codes. Raises DataError: the layout is unknown or contradicts itself.
     """
-    if not directory.is_dir():
-        raise DataError(f"{directory} is not a folder: pass the folder that holds the photos")
     codes = [code.lower() for code in classes]
     expected = (
         f"a folder a class ({', '.join(classes)}), HAM10000_metadata.csv or a table of the ISIC archive beside photos, "

@@ -189,9 +189,7 @@ def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
 
 
 def read_split(path: Path) -> dict[str, Recorded]:
-    """Read a split by photos' paths within the data set. Raises RunError: it is missing or damaged."""
-    if not path.is_file():
-        raise RunError(f"{path} is not there: pass the folder of a run that `dermserve train` wrote")
+    """Read a split by photos' paths within the data set. Raises RunError: it is damaged."""
     with path.open(newline="", **_TEXT) as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
