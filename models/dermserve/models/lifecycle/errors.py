@@ -11,10 +11,6 @@ class StoreError(LifecycleError):
     """The store or its models.config can't be used, or does not have what was requested."""
 
 
-class SignatureError(StoreError):
-    """A version differs from what was signed, or a key can't be used."""
-
-
 class GateError(LifecycleError):
     """A version failed a check or a requirement."""
 

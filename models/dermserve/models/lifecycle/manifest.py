@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from dermserve.models.lifecycle.errors import SignatureError, StoreError
+from dermserve.models.lifecycle.errors import StoreError
 from dermserve.tfserving.v1 import management_pb2
 
 MANIFEST = "assets.extra/dermserve.json"  # path in a version's folder, as those below
@@ -76,12 +76,8 @@ def problems(folder: Path, public_key: Path | None, *, model: str, where: str) -
     found = []
     if (file := folder / MANIFEST).exists():
         found = changes(folder, parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}"))
-    if public_key is not None:
-        try:
-            check_signature(folder, public_key, model=model, where=where)
-        except SignatureError as error:
-            found.append(str(error))
-    return found
+    wrong = "" if public_key is None else _signature_problem(folder, public_key, model=model, where=where)
+    return [*found, wrong] if wrong else found
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -100,7 +96,7 @@ def load_key(key: Path) -> Any:
     try:
         return signing.Config().use_elliptic_key_signer(private_key=key)
     except Exception as error:  # the library raises errors of many kinds
-        raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
+        raise StoreError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
 
 def sign_version(folder: Path, key: Path) -> None:
@@ -108,23 +104,22 @@ def sign_version(folder: Path, key: Path) -> None:
     load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
 
 
-def check_signature(folder: Path, public_key: Path, *, model: str, where: str) -> None:
-    """Raise SignatureError, naming `where`, unless a version is what was signed with this key, for this model."""
+def _signature_problem(folder: Path, public_key: Path, *, model: str, where: str) -> str:
+    """Say why a version is not what was signed with this key, for this model; nothing if it is."""
     verifying = _module("verifying")
     if not (folder / SIGNATURE).is_file():
-        raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign")
+        return f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign"
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except Exception as error:  # the library raises errors of many kinds
-        raise SignatureError(f"{public_key} is no public key of an elliptic curve: {error}") from error
+        return f"{public_key} is no public key of an elliptic curve: {error}"
     try:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
     except Exception as error:  # the input is not trusted, and each layer raises its own errors
         found = re.sub(r": Expected .*?\)'\)?", "", str(error)) or "the signature was made with another key, or changed"
-        raise SignatureError(f"{where} is not what was signed with the key of {public_key}: {found[:500]}") from error
+        return f"{where} is not what was signed with the key of {public_key}: {found[:500]}"
     named = parse_manifest((folder / MANIFEST).read_bytes(), where=f"{where}/{MANIFEST}").model
-    if named != model:
-        raise SignatureError(f"{where} was signed as a version of {named}")
+    return "" if named == model else f"{where} was signed as a version of {named}"
 
 
 def _hashing(folder: Path) -> Any:
@@ -136,7 +131,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"model_signing.{name}")
     except ImportError as error:
-        raise SignatureError(f"signatures need the extra `sign` ({error}): pip install '.[sign]' in a clone") from error
+        raise StoreError(f"signatures need the extra `sign` ({error}): pip install '.[sign]' in a clone") from error
 
 
 _HEAD = struct.Struct("<QI")  # of a TFRecord: its length, and that one's checksum; a checksum of four bytes comes last

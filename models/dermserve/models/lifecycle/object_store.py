@@ -72,8 +72,6 @@ class ObjectStore:
 
     def publish(self, staging: Path, model: str) -> int:
         # A number whose upload fails is never used again.
-        if not (staging / MANIFEST).is_file():
-            raise StoreError(f"{staging} has no {MANIFEST}, without which {self.base} would not list it")
         used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
         claim = f"{socket.gethostname()} {secrets.token_hex(4)}"
         number = self._create_next(".claims", model, text=claim, above=max(used, default=0))

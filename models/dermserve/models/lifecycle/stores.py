@@ -181,12 +181,12 @@ def open_store(base: str | Path) -> Store:
 def known_version(store: Store, model: str, version: int | None) -> int:
     """Return a version of a store, the newest when none is named; a StoreError if the store does not have it."""
     present = store.versions(model)
-    if version is None and not present:
-        held = ", ".join(store.models()) or "no model at all"
-        raise StoreError(f"{store.base} has no version of {model}; it has {held}")
+    if not present:
+        raise StoreError(
+            f"{store.base} has no version of {model}; it has {', '.join(store.models()) or 'no model at all'}"
+        )
     if version is not None and version not in present:
-        held = f"it has {', '.join(map(str, present))}" if present else f"it has none of {model}"
-        raise StoreError(f"{store.base} has no version {version} of {model}: {held}")
+        raise StoreError(f"{store.base} has no version {version} of {model}: it has {', '.join(map(str, present))}")
     return present[-1] if version is None else version
 
 

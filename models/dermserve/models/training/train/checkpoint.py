@@ -21,9 +21,6 @@ from dermserve.models.training.train.experiment import Experiment
 _FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
 
-Fingerprint: TypeAlias = Mapping[str, str]  # digests of what a training depends on
-
-
 Epoch: TypeAlias = dict[str, Any]
 """What came of one epoch: stage and epoch, from 1; the learning rate at its end; loss and accuracy of training photos,
 as they are augmented and weighted, and validation_… of the averaged weights where the stage averages; seconds."""
@@ -62,7 +59,7 @@ def fingerprint(
 
 
 @contextmanager
-def claimed(folder: Path, mine: Fingerprint) -> Iterator[None]:
+def claimed(folder: Path, mine: Mapping[str, str]) -> Iterator[None]:
     """Make a run's folder, and hold it. Raises RunError, before anything is written: another training has it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FINGERPRINT
