@@ -31,7 +31,10 @@ def test_the_papers_settings_are_the_default_experiments() -> None:
         (MINIMAL + "epoch = 2\n", "stages.0.epoch is 2: Unexpected keyword argument"),
         (MINIMAL + "epochs_ = 2\n", "stages.0.epochs_ is 2: Unexpected keyword argument"),
         (MINIMAL.replace("epochs = 1", 'epochs = "1"'), "stages.0.epochs is '1': Input should be a valid integer"),
-        (MINIMAL.replace("resnet50", "resnet18"), "'resnet18' is not one of"),
+        (
+            MINIMAL.replace("resnet50", "resnet18"),
+            r"model is 'resnet18': Input should be 'resnet50' or 'mobilenet_v3_small'",
+        ),
         ('model = "resnet50"\nstages = []\n', "at least 1 item"),
         ('model = "resnet50"\n', "test.stages: Field required"),
         ("validation = 0.9\ntest = 0.2\n" + MINIMAL, "leave photos to train on"),

@@ -255,7 +255,7 @@ def test_packing_and_converting_see_no_test_photos(
         raise StoppedError
 
     monkeypatch.setattr(predictions, "run_views", look)
-    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
+    monkeypatch.setattr(Predictor, "_infer", None)
     arguments = [str(run.folder), "--data", str(photos), "--cache", str(tmp_path / "cache")]
     assert isinstance(CliRunner().invoke(what, arguments).exception, StoppedError)
     names = sorted(run.split)
@@ -351,7 +351,7 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatc
         return np.zeros((len(photos), 1, 3), np.float32), np.zeros((len(photos), 2), np.float32)
 
     monkeypatch.setattr(predictions, "run_views", look)
-    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
+    monkeypatch.setattr(Predictor, "_infer", None)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     photos = Labelled(np.arange(3 * 12, dtype=np.uint8).reshape(3, 2, 2, 3), np.arange(3), np.zeros(3, np.int64))
     judge = Predictor(network=network, cache=tmp_path)
@@ -380,7 +380,7 @@ def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesio
     used = {photo.lesion for photo in run.split.values() if photo.part is not Part.TEST}
 
     def unseen(path: str, lesion: str = "", digest: str = "") -> bool:
-        return run.unseen(Sample(Path(path), 0, lesion or path, "", path, digest))
+        return run.unseen(Sample(Path(path), path, 0, lesion or path, "", digest))
 
     once = {p.part: name for name, p in run.split.items() if stems[PurePosixPath(name).stem] == 1}
     for part in (Part.TRAIN, Part.VALIDATION):

@@ -22,7 +22,7 @@ from tests.training.runs import command, tiny
 HEAD = 'validation = 0.25\ntest = 0.25\n[[stages]]\nname = "head"\nepochs = 15\ntrainable = "head"\nbatch = 8\n'
 EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
 LABELS = np.arange(280) % 7
-SAMPLES = [Sample(Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
+SAMPLES = [Sample(Path(f"{index}.png"), f"{index}.png", int(label), str(index)) for index, label in enumerate(LABELS)]
 VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
 Fill = Callable[..., list[heads.Row]]
 

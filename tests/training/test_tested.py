@@ -148,7 +148,7 @@ def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
     monkeypatch.setattr(Data, "part", ask)
     monkeypatch.setattr(predictions, "run_views", say_anything)
     frozen: list[object] = []
-    monkeypatch.setattr(predictions, "frozen_function", lambda network, **_: frozen.append(network))
+    monkeypatch.setattr(predictions, "freeze", lambda network, _: frozen.append(network))
     cache = tmp_path / "cache"
     FinishedRun(folder).update(other={"clinic": {"measured": "with other thresholds"}})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, cache=cache)

@@ -23,7 +23,7 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
     from dermserve.models.training.train.experiment import load_experiment
 
     chosen, table = load_experiment(experiment), out / "scenarios.csv"
-    backbone = {chosen.model: common.read_backbone(weights)}
+    backbone = {str(chosen.model): common.read_backbone(weights)}
     heads.fill_table(chosen, data, table, backbones=backbone, settings=heads.GRID, cache=cache)
     click.echo(str(table))
 

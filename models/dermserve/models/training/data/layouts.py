@@ -136,7 +136,7 @@ def _merge(
             say(f"{table.path} names {count}, such as {absent[0]}")
     _say_unlabelled({photo: others.get(photo) for photo in folders if labels[photo] is None}, classes)
     known = {photo: label for photo, label in labels.items() if label is not None}
-    samples = [Sample(directory / photo, label, "", splits[photo], photo) for photo, label in known.items()]
+    samples = [Sample(directory / photo, photo, label, "", splits[photo]) for photo, label in known.items()]
     return samples, [lesions[photo] for photo in known]
 
 

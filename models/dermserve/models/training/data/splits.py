@@ -28,16 +28,11 @@ class Sample:
     """One labelled photo."""
 
     path: Path
+    name: str  # its path within the data set, with slashes
     label: int  # index into the classes
     lesion: str  # the photo's own name if none is given
     split: str = ""  # "train", "validation" or "test" if the data set says so, else empty
-    within: str = ""  # its path within the data set, with slashes
     digest: str = ""  # first 64 bits of the SHA-256 of its file, in hexadecimal
-
-    @property
-    def name(self) -> str:
-        """The photo's name: its path within the data set."""
-        return self.within or self.path.as_posix()
 
 
 _Key: TypeAlias = Callable[[Sample], str]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
@@ -26,8 +25,6 @@ from dermserve.models.training.evaluate.predictions import PartPredictions, Pred
 from dermserve.models.training.terminal import say
 from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
-
-mpl.use("Agg")  # no window, and no display needed
 
 _BINS = 10
 

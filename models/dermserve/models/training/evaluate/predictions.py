@@ -25,6 +25,7 @@ _VIEWS_AT_ONCE = 64
 
 Floats: TypeAlias = NDArray[np.floating]
 Flags: TypeAlias = NDArray[np.bool_]
+# From uint8 [N, S, S, 3] to {"logits", "features"}.
 Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 
@@ -71,7 +72,8 @@ class Predictor:
 
     @functools.cached_property
     def _infer(self) -> Infer:
-        return frozen_function(self.network)
+        core = freeze(fold_batch_norm(self.network), dict)
+        return lambda images: {name: value.numpy() for name, value in core(tf.constant(images)).items()}
 
     @functools.cached_property
     def _weights(self) -> list[str]:
@@ -95,12 +97,6 @@ class Predictor:
                     np.savez(partial, logits=parts[-1][0], features=parts[-1][1])
         logits, features = (np.concatenate(found) for found in zip(*parts, strict=True))
         return Predictions(logits, features, photos)
-
-
-def frozen_function(network: keras.Model) -> Infer:
-    """Freeze a network into a function from uint8 [N, S, S, 3] to {"logits", "features"}, float32."""
-    core = freeze(fold_batch_norm(network), dict)
-    return lambda images: {name: value.numpy() for name, value in core(tf.constant(images)).items()}
 
 
 def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> tuple[Floats, Floats]:

@@ -99,7 +99,7 @@ def read_also(data: Data, directory: Path) -> Data:
         if len({own.lesion for own in names}) > 1:
             raise DataError(f"{sample.path} may be {names[0].name} or {names[1].name}: rename them in both folders")
         for own in names[:1]:
-            parts[replace(sample, lesion=own.lesion, within=f"{directory.name}/{sample.name}")] = data.parts[own]
+            parts[replace(sample, lesion=own.lesion, name=f"{directory.name}/{sample.name}")] = data.parts[own]
     if not parts:
         raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
