@@ -290,23 +290,22 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     site: tuple[LocalStore, str], page: tuple[_Page, str]
 ) -> None:
     (store, tfs), (shown, metrics) = site, page
-    watching = ["--gateway-metrics", metrics, "--watch", "1", "--min-requests", "1", "--json"]
+    watching = ["--gateway-metrics", metrics, "--auto-rollback", "1", "--min-requests", "1", "--json"]
     canary = ["canary", "m", "2", "--share", "5%"]
     late = run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
     assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
     assert shares(store) == {"m": 0.05}  # not asked to undo it
     shown.metrics.canary_share("m").set(0.05)
     shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
-    done = run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
+    done = run(*canary, *watching, store=store.base, tfs=tfs)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["ok"], report["failed"]) == (True, {"stable": 0, "canary": 0})
     assert min(report["requests"]["canary"], report["compared"]) >= 5
     assert shares(store) == {"m": 0.05}
-    for options, left in ([], {"m": 0.05}), (["--auto-rollback"], {}):
-        shown.between_looks = lambda: shown.count("canary", 0, 5)
-        done = run(*canary, *watching, *options, store=store.base, tfs=tfs)
-        assert (done.exit_code, shares(store)) == (4, left), done.output
+    shown.between_looks = lambda: shown.count("canary", 0, 5)
+    done = run(*canary, *watching, store=store.base, tfs=tfs)
+    assert (done.exit_code, shares(store)) == (4, {}), done.output
     assert json.loads(done.stdout.splitlines()[1])["problems"] == [
         "100.0% of its requests failed, of the stable version's 0.0%"
     ]
@@ -320,7 +319,7 @@ def test_a_watch_that_breaks_ends_the_canary(
     (store, tfs), (shown, metrics) = site, page
     shown.metrics.canary_share("m").set(0.05)
     monkeypatch.setattr(Report, "problems", None)
-    watching = ["--gateway-metrics", metrics, "--watch", "1", "--auto-rollback"]
+    watching = ["--gateway-metrics", metrics, "--auto-rollback", "1"]
     done = run("canary", "m", "2", "--share", "5%", *watching, store=store.base, tfs=tfs)
     assert (type(done.exception), shares(store)) == (TypeError, {})
 
@@ -333,8 +332,8 @@ def test_a_watch_that_a_pipeline_stops_ends_the_canary(
     shown.metrics.canary_share("m").set(0.05)
     looks = threading.Semaphore(0)
     shown.between_looks = looks.release
-    command = ["model", "canary", "m", "2", "--share=5%", f"--gateway-metrics={metrics}", "--watch=3600"]
-    program = [sys.executable, "-c", "from dermserve.cli import main; main()", *command, "--auto-rollback"]
+    command = ["model", "canary", "m", "2", "--share=5%", f"--gateway-metrics={metrics}"]
+    program = [sys.executable, "-c", "from dermserve.cli import main; main()", *command, "--auto-rollback=3600"]
     with subprocess.Popen([*program, f"--store={store.base}", f"--tfs={tfs}"]) as process:
         for _ in range(2):  # the share has been seen, and the watch has begun
             assert looks.acquire(timeout=200)
@@ -347,10 +346,9 @@ def test_a_watch_that_a_pipeline_stops_ends_the_canary(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--share", "5%", "--watch", "60"], "--gateway-metrics"),
-        (["--share", "5%", "--auto-rollback"], "--watch SECONDS"),
-        (["--off", "--watch", "60", "--gateway-metrics", "a:1"], "nothing to --watch"),
-        (["--share", "5%", "--watch", "0", "--gateway-metrics", "a:1"], "0.0 is not in the range x>0"),
+        (["--share", "5%", "--auto-rollback", "60"], "needs --gateway-metrics"),
+        (["--off", "--auto-rollback", "60", "--gateway-metrics", "a:1"], "--off alone"),
+        (["--share", "5%", "--auto-rollback", "0", "--gateway-metrics", "a:1"], "0.0 is not in the range x>0"),
         (["--share", "5%", "--max-failed", "nan"], "'nan' is not a number"),
         (["--share", "5%", "--timeout", "NaN"], "'NaN' is not a number"),
         (["--share", "nan"], "nan is not between"),

@@ -214,25 +214,20 @@ def canary(
     share: float | None,
     off: bool,
     gateways: tuple[str, ...],
-    watch: float | None,
-    auto_rollback: bool,
+    seconds: float | None,
     **limits: Any,
 ) -> None:
     """Serve another version to a share of the callers: the newest when none is given.
 
     This loads the version, sets the label `canary` to it, and writes the share to canary.toml in the store, which the
     gateways read (their setting `canary_file`). With --gateway-metrics the command waits until all have the share. With
-    --watch it then compares the canary with the stable version, and ends with exit code 4 if the canary fails more
-    often, takes longer, or disagrees. --auto-rollback then ends the canary, also when the watch is interrupted.
+    --auto-rollback it then compares the canary with the stable version, and ends the canary, with exit code 4, if it
+    fails more often, takes longer, or disagrees, and also when the command is interrupted.
     """
-    if off == (share is not None) or (off and version is not None):
+    if off == (share is not None) or (off and (version, seconds) != (None, None)):
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
-    if off and watch is not None:
-        raise click.UsageError("--off ends the canary, so there is nothing to --watch")
-    if watch is not None and not gateways:
-        raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
-    if auto_rollback and watch is None:
-        raise click.UsageError("--auto-rollback needs --watch SECONDS")
+    if seconds is not None and not gateways:
+        raise click.UsageError("--auto-rollback needs --gateway-metrics: it compares by the gateways' metrics")
     _show_moved(moves.end_canary(desk, name) if share is None else moves.canary(desk, name, version, share=share))
     if not gateways:
         click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
@@ -241,14 +236,14 @@ def canary(
     try:
         count = asked.wait_share(name, share or 0.0, timeout=desk.timeout)
         click.echo(f"all {count} gateways have the share {share or 0:g}", err=True)
-        if watch is not None:
-            report, problems = asked.watch(name, seconds=watch, limits=Limits(**limits))
+        if seconds is not None:
+            report, problems = asked.watch(name, seconds=seconds, limits=Limits(**limits))
             values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
             opts.show(values, f"{name}: {report}")
             if problems:
                 raise GateError(f"the canary of {name} failed: {'; '.join(problems)}")
     except BaseException:
-        if auto_rollback:
+        if seconds is not None:
             _show_moved(moves.end_canary(desk, name))
         raise
 

@@ -105,8 +105,10 @@ watching = add_options(
         show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
         " a DNS name stands for all its addresses.",
     ),
-    click.option("--watch", type=Number(0, min_open=True), metavar="SECONDS", help="Then watch the canary so long."),
-    click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
+    click.option(
+        "--auto-rollback", "seconds", type=Number(0, min_open=True), metavar="SECONDS",
+        help="Then watch the canary so long, and end it if it does worse than these options allow.",
+    ),
     click.option(
         "--max-failed", "more_failed", type=Number(0, 1), default=_USUAL.more_failed, show_default=True,
         metavar="SHARE", help="Share of its requests that may fail, above the stable version's share.",
