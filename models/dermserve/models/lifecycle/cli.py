@@ -264,16 +264,15 @@ def retire(desk: Desk, name: str, keep: int) -> None:
 
 
 @model.command()
-@click.argument("names", type=opts.model_name, metavar="[MODEL]...", nargs=-1)
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option("--latest", type=click.IntRange(1), metavar="N", help="Only each model's newest N, and labelled ones.")
 @opts.at_desk(opts.public_key_option)
-def pull(desk: Desk, names: tuple[str, ...], target: Path, latest: int | None) -> None:
+def pull(desk: Desk, target: Path, latest: int | None) -> None:
     """Copy versions that a local store lacks, each checked by its digests before it appears.
 
     For stores that TensorFlow Serving can't read, such as s3://. Run it before the server starts (an init container).
     """
-    copied = moves.pull(desk.store, LocalStore(target), models=names, latest=latest, public_key=desk.public_key)
+    copied = moves.pull(desk.store, LocalStore(target), latest=latest, public_key=desk.public_key)
     for name, version in copied:
         opts.show({"model": name, "version": version}, f"{name}: version {version} copied")

@@ -81,25 +81,18 @@ def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
 
 
 def pull(
-    store: Store,
-    target: LocalStore,
-    *,
-    models: Sequence[str] = (),
-    latest: int | None = None,
-    public_key: Path | None = None,
+    store: Store, target: LocalStore, *, latest: int | None = None, public_key: Path | None = None
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
-    A local version that does not match the store's manifest is replaced. Without `models` all are copied; with `latest`
-    only so many of the newest of each, and those labelled or pinned. With a public key (PEM), all must be signed with
-    it. Yields model and version of each copy.
+    A local version that does not match the store's manifest is replaced. With `latest` only so many of the newest of
+    each model are copied, and those labelled or pinned. With a public key (PEM), all must be signed with it. Yields
+    model and version of each copy.
     """
     files = {name: store.read_text(name) for name in (CONFIG, CANARY_FILE)}
-    names = models or store.models()
-    if not names:
+    if not (models := store.models()):
         raise StoreError(f"{store.base} has no version of any model")
-    for model in names:
-        known_version(store, model, None)
+    for model in models:
         wanted = store.versions(model)
         if latest is not None:
             wanted = sorted({*wanted[-latest:], *ServerConfig.parse(files[CONFIG] or "").needed(model)} & {*wanted})

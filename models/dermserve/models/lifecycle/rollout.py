@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
-from dermserve.models.lifecycle.server_config import Desk, ServerConfig
+from dermserve.models.lifecycle.server_config import CONFIG, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
 
@@ -119,7 +119,7 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
         groups = [[server] for server in desk.servers]
         if (config.labels(model), config.pins(model)) == (intent.after.labels, intent.after.pins):
             config = before.put_into(config, model)
-            desk.write_config(config)
+            desk.place.write_text(CONFIG, config.render())
     for servers in groups:
         try:
             _bring(desk, servers, intent, config)
@@ -146,7 +146,7 @@ def _bring(desk: Desk, servers: _Servers, intent: Intent, final: ServerConfig, c
         for server in servers:
             server.wait_labels(model, {label: labels.get(label) for label in known}, timeout=desk.timeout)
     elif final.render() != config.render():
-        desk.write_config(final)  # from here on, a server that restarts has the new state
+        desk.place.write_text(CONFIG, final.render())  # from here on, a server that restarts has the new state
     _tell(desk, servers, final)
     for server in servers if needs else ():  # the next move must not count the rest as loaded
         server.wait_only(model, needs, timeout=desk.timeout)
@@ -158,7 +158,7 @@ def _tell(desk: Desk, servers: _Servers, config: ServerConfig) -> None:
     A server would refuse a label on a version that it has not loaded: such a label stays where it is there.
     """
     if desk.config_map:
-        desk.write_config(config)
+        desk.place.write_text(CONFIG, config.render())
         return
     for server in servers:
         told = config

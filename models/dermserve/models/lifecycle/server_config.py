@@ -167,10 +167,6 @@ class Desk:
             raise StoreError(f"there is no {called}: {how}")
         return ServerConfig.parse(text or "", where=called)
 
-    def write_config(self, config: ServerConfig) -> None:
-        """Write models.config, whole or not at all. Raises StoreError or OSError: it can't be written."""
-        self.place.write_text(CONFIG, config.render())
-
     def read_shares(self) -> dict[str, float]:
         """Read the share of callers that gets each model's canary."""
         text = self.place.read_text(CANARY_FILE)

@@ -37,23 +37,22 @@ def read_samples(directory: Path, classes: Sequence[str]) -> list[Sample]:
 
     `classes` are the model's codes. Raises DataError: the layout is unknown or contradicts itself.
     """
-    codes = [code.lower() for code in classes]
     expected = (
         f"a folder a class ({', '.join(classes)}), HAM10000_metadata.csv or a table of the ISIC archive beside photos, "
         "or one with the columns path and label"
     )
     found, described = _walk(directory)
-    tables = [read_table(directory / name, codes) for name in described]
-    folders = {photo: _folder_class(photo, codes) for photo in found}
+    tables = [read_table(directory / name, classes) for name in described]
+    folders = {photo: _folder_class(photo, classes) for photo in found}
     if all(table.lacks for table in tables) and all(label is None for label in folders.values()):
         if tables:
             raise DataError(f"{tables[0].path} lacks the columns {tables[0].lacks}: expected {expected}")
         raise DataError(f"{directory} has no layout dermserve knows: expected {expected}")
-    samples, lesions = _merge(directory, folders, tables, codes)
+    samples, lesions = _merge(directory, folders, tables, classes)
     if not samples:
         raise DataError(f"{directory} has {len(found)} photos, none with a class: expected {expected}")
     joined = join_lesions([replace(sample, digest=digest_file(sample)) for sample in samples], lesions)
-    refuse_contradictions(joined, codes)
+    refuse_contradictions(joined, classes)
     return sorted(joined, key=lambda sample: sample.name)
 
 

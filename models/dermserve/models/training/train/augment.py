@@ -67,8 +67,6 @@ def _moved(photos: Tensor, settings: Augmentation, side: int, seeds: Tensor) -> 
 def _blurred(photos: Tensor) -> Tensor:
     """Blur with a binomial filter of five taps a side, about one pixel's standard deviation."""
     row = tf.constant(_BLUR) / sum(_BLUR)
-    across = tf.tile(tf.reshape(row, (1, 5, 1, 1)), (1, 1, 3, 1))
-    down = tf.tile(tf.reshape(row, (5, 1, 1, 1)), (1, 1, 3, 1))
+    kernel = tf.tile(tf.reshape(row[:, tf.newaxis] * row, (5, 5, 1, 1)), (1, 1, 3, 1))
     padded = tf.pad(photos, ((0, 0), (2, 2), (2, 2), (0, 0)), "REFLECT")
-    blurred = tf.nn.depthwise_conv2d(padded, across, (1, 1, 1, 1), "VALID")
-    return tf.nn.depthwise_conv2d(blurred, down, (1, 1, 1, 1), "VALID")
+    return tf.nn.depthwise_conv2d(padded, kernel, (1, 1, 1, 1), "VALID")

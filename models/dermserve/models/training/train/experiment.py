@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from dermserve.models.training.data.splits import Protocol
 from dermserve.models.training.errors import ExperimentError, plain_name
 
-_FOLDER: Any = resources.files("dermserve.models").joinpath("experiments")
+FOLDER: Any = resources.files("dermserve.models").joinpath("experiments")  # of those that come with dermserve
 _CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Amount: TypeAlias = Annotated[float, Field(ge=0)]
 _Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -109,19 +109,13 @@ class Experiment:
 _EXPERIMENT = TypeAdapter(Experiment)
 
 
-def experiment_names() -> list[str]:
-    """List the experiments that come with dermserve."""
-    return sorted(item.name.removesuffix(".toml") for item in _FOLDER.iterdir() if item.name.endswith(".toml"))
-
-
 def load_experiment(source: str | Path) -> Experiment:
     """Load an experiment from a TOML file, or one of dermserve's own by name; an ExperimentError as `parse_record`."""
     path = Path(source)
     if path.suffix != ".toml":
-        if str(source) not in experiment_names():
-            known = ", ".join(experiment_names())
-            raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {known}")
-        path = _FOLDER.joinpath(f"{source}.toml")
+        if str(source) not in (known := sorted(item.name.removesuffix(".toml") for item in FOLDER.iterdir())):
+            raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {', '.join(known)}")
+        path = FOLDER.joinpath(f"{source}.toml")
     try:
         return parse_experiment(path.read_text(encoding="utf-8-sig"), name=plain_name(path).removesuffix(".toml"))
     except (OSError, UnicodeDecodeError) as error:
