@@ -324,6 +324,17 @@ def test_a_path_of_another_machine_is_found_by_its_file_name(tmp_path: Path) -> 
     assert [sample.name for sample in read_samples(tmp_path, CLASSES)] == ["photos/a.png"]
 
 
+@pytest.mark.parametrize(
+    "table",
+    ["image_id,dx,label\na,bcc,0\n", "isic_id,diagnosis_1,label\na,Basal cell carcinoma,checked\n",
+     "image_id,dx,path\na,bcc,\n", "path,label\na.png,bcc\n"],
+)  # fmt: skip
+def test_the_columns_path_and_label_count_where_there_are_no_others(tmp_path: Path, table: str) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_text(table)
+    assert [sample.label for sample in read_samples(tmp_path, CLASSES)] == [0]
+
+
 def test_labels_csv_and_its_folders_may_not_disagree(tmp_path: Path) -> None:
     photo(tmp_path / "bcc" / "a.png")
     (tmp_path / "labels.csv").write_text("path,label,lesion_id,split\nbcc/a.png,scc,,\n")

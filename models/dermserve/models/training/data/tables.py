@@ -20,10 +20,10 @@ SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_IDS = ("path", "image_id", "isic_id", "image", "image_name", "img_id")
-_CODED = ("label", "dx")  # columns of classes by codes like the model's
+_IDS = ("image_id", "isic_id", "image", "image_name", "img_id", "path")
 # Columns of the ISIC archive, the most precise first, and of PAD-UFES-20.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis", "diagnostic")
+_CLASSES = (("dx",), _DIAGNOSES, ("label",))  # the columns of classes, of the first kind that there is
 _HEADER = 65536  # characters that hold the header
 _BLANK = frozenset({"", "na", "n a", "nan", "none", "null", "unknown"})  # in words: "" is also "-" and "?"
 _WHOLE = re.compile(r"^(\d+)\.0$")  # what spreadsheets and pandas make of a number
@@ -79,11 +79,12 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
     try:
         header = [_words(cell).replace(" ", "_") for cell in reader.fieldnames or ()]
         reader.fieldnames = header
-        photo, coded = (next((each for each in names if each in header), None) for names in (_IDS, _CODED))
-        words = _class_words(header, classes, coded)
+        photo = next((column for column in _IDS if column in header), None)
+        said = next((found for kind in _CLASSES if (found := [each for each in kind if each in header])), [])
+        words = _class_words(header, classes, said)
         if photo is None or (words is None and "lesion_id" not in header):
             return Table(path, lacks="dx" if photo else "image_id, dx")
-        for column in (photo, *_CODED, "lesion_id", "split"):
+        for column in {photo, "dx", "label", "lesion_id", "split"}:
             if header.count(column) > 1:
                 raise DataError(f"{path} has the column {column} twice")
         rows = [_read_row(where, photo, cells, words, classes) for where, cells in _lines(path, reader)]
@@ -91,7 +92,7 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
         raise DataError(f"{path}, after line {reader.line_num}, can't be read as a table: {error}") from error
     if repeated := [name for name, count in Counter(row.photo for row in rows).items() if count > 1]:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-    return Table(path, rows, "" if words else "dx", coded is not None)
+    return Table(path, rows, "" if words else "dx", said in (["dx"], ["label"]))
 
 
 def _read_text(path: Path) -> str:
@@ -135,12 +136,10 @@ def _read_row(
 
 
 def _class_words(
-    header: Sequence[str], classes: Sequence[str], coded: str | None
+    header: Sequence[str], classes: Sequence[str], columns: Sequence[str]
 ) -> Callable[[_Cells], list[str]] | None:
     """Return a function that reads the names of a row's class, the best first; None if the table gives no classes."""
-    if coded is not None:
-        return lambda cells: [cells[coded]]
-    if columns := [each for each in _DIAGNOSES if each in header]:
+    if columns:
         return lambda cells: [cells[each] for each in columns if _words(cells[each]) not in _BLANK]
     one_hot = [each for each in header if each in _ONE_HOT or each in classes]
     return (lambda cells: _from_one_hot(cells, one_hot)) if len(one_hot) > 1 else None
