@@ -223,6 +223,16 @@ def test_a_file_system_without_locks_is_named(tmp_path: pathlib.Path, monkeypatc
             use()
 
 
+def test_a_version_that_cannot_be_copied_is_one_line(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "from" / "m" / "1"
+    make_version(folder)
+    for name in ("a", "b"):
+        (folder / name).symlink_to("nowhere")
+    with pytest.raises(StoreError, match=r"^\[Errno 2\] No such file or directory: \S+/m/1/[ab]'$"):
+        list(pull(LocalStore(tmp_path / "from"), LocalStore(tmp_path / "to")))
+    assert LocalStore(tmp_path / "to").versions("m") == []
+
+
 def test_a_file_that_another_command_removes_while_it_is_looked_for_is_absent(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from dermserve.models.architectures import build
 from dermserve.models.training.conversion import convert
 from dermserve.models.training.errors import ExperimentError, RunError
+from dermserve.models.training.evaluate.evaluation import _axes
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.experiment import Augmentation
@@ -218,6 +219,12 @@ def test_a_disk_that_is_full_is_one_error_without_noise(
 def test_a_temporary_folder_that_is_full_is_named() -> None:
     with no_room_beyond(1000), pytest.raises(OSError, match=tempfile.gettempdir()):
         convert(tiny_network("mobilenet_v3_small"), temperature=1)
+
+
+def test_a_figure_of_the_report_that_has_no_room_is_named_and_not_left_cut_off(tmp_path: Path) -> None:
+    with no_room_beyond(1000), pytest.raises(OSError, match=r"roc\.png"), _axes(tmp_path / "roc.png"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("kind", "megabytes"), [("int8", 1.5), ("float16", 2.5)])  # 4.4 as float32

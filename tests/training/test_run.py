@@ -16,8 +16,9 @@ from dermserve.models.exporter import run_content, write_version
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError, TrainingError, locked
-from dermserve.models.training.evaluate import calibration, measuring, predictions
+from dermserve.models.training.evaluate import calibration, evaluation, measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
+from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, StoppedError, command, tiny, untrained
@@ -52,6 +53,11 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
     [
         ("run.json", ""),
         ("run.json", '{"model": "res'),
+        ("run.json", "null"),
+        ("run.json", "5"),
+        ("experiment.json", "5"),
+        ("history.json", "5"),
+        ("fingerprint.json", "[]"),
         ("experiment.json", "[]"),
         ("experiment.json", "\udcff"),
         ("split.csv", "photo,lesion_id\n"),
@@ -73,6 +79,8 @@ def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str
         "split.csv": lambda: run.split,
         "distance.npz": lambda: run.distance,
         "weights.npz": run.network,
+        "history.json": lambda: evaluation._draw_history(tmp_path / "curves.png", run),
+        "fingerprint.json": lambda: checkpoint.claimed(run.folder, {}).__enter__(),
     }
     with pytest.raises(TrainingError, match=rf"run(/{file})?\b"):
         read[file]()

@@ -55,7 +55,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(photos: Path, whole
     expected, found = FinishedRun(whole).network().get_weights(), FinishedRun(out).network().get_weights()
     for mine, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, other, atol=2e-4)
-    assert [epoch["epoch"] for epoch in read_json(out / "history.json")] == [1, 1, 2]
+    assert [epoch["epoch"] for epoch in read_json(out / "history.json", list)] == [1, 1, 2]
 
 
 def test_training_changes_every_layer_but_frozen_batch_norm(whole: Path) -> None:

@@ -115,7 +115,10 @@ class LocalStore:
 
     def fetch(self, model: str, version: int, into: Path) -> None:
         """Copy a version into an empty local folder."""
-        shutil.copytree(self.version_folder(model, version), into, dirs_exist_ok=True)
+        try:
+            shutil.copytree(self.version_folder(model, version), into, dirs_exist_ok=True)
+        except shutil.Error as error:  # it lists every file
+            raise StoreError(error.args[0][0][2]) from error
 
     def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[Path]:
         """Return a local folder with a version's files, for reading."""

@@ -83,7 +83,7 @@ def fill_table(
             head = cache / f"head-{json_digest([known, features_digest, setting])[:24]}.json"
             if not head.is_file():
                 write_json(head, _train_head(experiment, photos, features, *setting))
-            row = Row(name, size, *setting, *read_json(head))
+            row = Row(name, size, *setting, *read_json(head, list))
             rows.append(row)
             with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([Row._fields, *rows])

@@ -67,10 +67,13 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run. Raises RunError: it is missing or not JSON."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file of a run. Raises RunError: it is missing, not JSON, or of another kind."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, kind):
+            raise ValueError(f"it is no {kind.__name__}")
+        return found
     except (OSError, ValueError) as error:
         raise RunError(f"{path} can't be read as JSON ({error}): restore it, or train again") from error
 

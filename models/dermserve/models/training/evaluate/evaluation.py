@@ -14,6 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
 from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, write_split
@@ -125,14 +126,16 @@ def _write_report(
     made = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
     beside = {"split_by": run.experiment.protocol.value, "paper": paper and paper["test"]}
     page = made.render(numbers=run.summary, title=f"{run.model}: {run.experiment.name}", **beside)
-    (folder / "index.html").write_text(page, "utf-8")
+    with replacing(folder / "index.html") as partial:
+        partial.write_text(page, "utf-8")
 
 
 @contextmanager
 def _axes(path: Path, count: int = 1) -> Iterator[Any]:
     figure = Figure(figsize=(6 * count, 5.2), layout="constrained")
     yield figure.subplots(1, count)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
@@ -173,7 +176,7 @@ def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
 
 def _draw_history(path: Path, run: FinishedRun) -> None:
     """Draw the figures of each epoch. Raises RunError: their file is damaged."""
-    history = read_json(run.folder / HISTORY)
+    history = read_json(run.folder / HISTORY, list)
     loss, accuracy = ("loss", "validation_loss"), ("accuracy", "validation_accuracy", "validation_balanced_accuracy")
     try:
         epochs = range(1, len(history) + 1)

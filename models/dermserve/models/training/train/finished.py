@@ -53,7 +53,8 @@ class FinishedRun:
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment that was run."""
-        return parse_record(read_json(self.folder / EXPERIMENT), str(self.folder))
+        path = self.folder / EXPERIMENT
+        return parse_record(read_json(path), f"{path} is not what this dermserve writes: experiment")
 
     @property
     def model(self) -> str:
@@ -68,7 +69,8 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """The content of run.json."""
-        return dict(read_json(self.folder / SUMMARY))
+        found: dict[str, Any] = read_json(self.folder / SUMMARY)
+        return found
 
     @property
     def calibration(self) -> dict[str, Any]:
