@@ -1,6 +1,7 @@
 """Reading data sets, and their photos as pixels."""
 
 import errno
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import load_pixels
 from dermserve.models.training.data.splits import (
     Protocol,
-    count_classes,
     read_split,
     split,
     write_split,
@@ -26,7 +26,7 @@ LABELS = "path,label,lesion_id,split\n"
 
 def test_a_folder_a_class_is_read_whatever_the_case_of_its_names(folders: MakeFolders) -> None:
     base = folders({"BCC": 2, "Scc": 3, "normal": 1})
-    assert count_classes(read_samples(base, CLASSES), CLASSES) == {"bcc": 2, "scc": 3, "normal": 1}
+    assert Counter(sample.label for sample in read_samples(base, CLASSES)) == {0: 2, 1: 3, 2: 1}
 
 
 def test_labels_csv_gives_the_split(tmp_path: Path) -> None:

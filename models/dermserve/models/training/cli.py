@@ -106,10 +106,8 @@ def train(
     )
     if also is not None:
         prepared = dataset.with_also(prepared, also)
-    outliers = None
-    if others is not None:
-        recorded = (begun.folder if begun else out) / dataset.OTHERS
-        outliers = dataset.read_others(prepared, others, recorded=recorded)
+    recorded = (begun.folder if begun else out) / dataset.OTHERS
+    outliers = None if others is None else dataset.read_others(prepared, others, recorded=recorded)
     say(f"training data: {provenance['data']}")
     how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": [*map(FinishedRun, teachers)]}
     run_training(chosen, prepared, out, backbone=backbone, others=outliers, **how)

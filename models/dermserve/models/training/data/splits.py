@@ -72,12 +72,6 @@ def digest_file(sample: Sample) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
-    """Count photos by class code, in the order of the classes."""
-    counts = Counter(sample.label for sample in samples)
-    return {code: counts[label] for label, code in enumerate(classes)}
-
-
 def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
     """Join photos with common lesions, as the data set names them, or equal files, under the first lesion's name."""
     from scipy.cluster.hierarchy import DisjointSet  # in the extra `train`, which an export does not need

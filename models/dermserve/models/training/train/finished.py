@@ -69,8 +69,7 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """The content of run.json."""
-        found: dict[str, Any] = read_json(self.folder / SUMMARY)
-        return found
+        return dict(read_json(self.folder / SUMMARY))
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class FinishedRun:
     def distance(self) -> FeatureDistance:
         """The out-of-distribution score. Raises RunError: it is missing, or not that of the calibration."""
         file = self.folder / DISTANCE
-        with contextlib.suppress(OSError, TypeError):  # TypeError: other code wrote it
+        with contextlib.suppress(FileNotFoundError, TypeError):  # TypeError: other code wrote it
             if file_digest(file) == self.summary.get("distance"):
                 values: dict[str, Any] = dict(read_arrays(file))
                 return FeatureDistance(

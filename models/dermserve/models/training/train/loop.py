@@ -48,8 +48,6 @@ def train(network: keras.Model, experiment: Experiment, *, folder: Path, **photo
     before.
     """
     state = checkpoint.load(folder) or State(stage=0)
-    for epoch in state.history:
-        say(_EPOCH.format(**epoch))
     while state.stage < len(experiment.stages):
         run = _StageRun(network, experiment, state, **photos)
         while not run.ended:

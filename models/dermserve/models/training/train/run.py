@@ -1,5 +1,6 @@
 """Run one training, from data to run folder (docs/training.md lists its files); weights are written last."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from dermserve.models.catalogue import SPECS
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.training.data.layouts import UNSTATED
-from dermserve.models.training.data.splits import Part, count_classes, write_split
+from dermserve.models.training.data.splits import Part, write_split
 from dermserve.models.training.errors import ExperimentError, RunError, file_digest, plain_name, write_json
 from dermserve.models.training.train import checkpoint, finished
 from dermserve.models.training.train.backbones import build_network
@@ -74,14 +75,13 @@ def run_training(
             else "random"
         )
         begun = f"weights of the run {_name(start)}" if start else f"{begun} (seed {experiment.seed})"
-        codes = SPECS[experiment.model].codes
-        photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
+        codes, counts = SPECS[experiment.model].codes, Counter((part, each.label) for each, part in data.parts.items())
         summary = {
             "model": experiment.model,
             **stated,
             "experiment": experiment.name,
             "initialization": "; distilled from ".join([begun, *map(_name, teachers)]),
-            "photos": {part.value: count_classes(samples, codes) for part, samples in photos.items()},
+            "photos": {part.value: {code: counts[part, i] for i, code in enumerate(codes)} for part in Part},
             "training_minutes": round(sum(epoch["seconds"] for epoch in history) / 60, 1),
         }
         if start is not None and "tested" in start.summary:
