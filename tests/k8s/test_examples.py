@@ -67,7 +67,7 @@ def test_tensorflow_serving_runs_as_it_does_without_kserve(manifests: list[Manif
     assert {key: theirs[key] for key in same} == {key: ours[key] for key in same}
     config = ServerConfig.parse(named(manifests, "ConfigMap", "models-config")["data"]["models.config"])
     usual = ServerConfig.parse(named(render("production"), "ConfigMap", "models-config")["data"]["models.config"])
-    assert config.models == usual.models
+    assert list(config.models) == list(usual.models)
     assert [one.base_path for one in config.message().model_config_list.config] == [
         f"/mnt/models/{name}" for name in config.models
     ]
