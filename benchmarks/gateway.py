@@ -30,7 +30,7 @@ from dermserve.edge import Settings
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
 from dermserve.local.edge import Edge
-from dermserve.local.picture import drawn_lesion
+from dermserve.local.picture import DRAWN
 
 CALLERS = (2, 8)
 
@@ -133,7 +133,7 @@ def tables(rows: Sequence[Row]) -> str:
 @click.option("--edge", "with_edge", is_flag=True, help="Measure what the edge adds, too.")
 def main(store: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float, with_edge: bool) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
-    photo = drawn_lesion()
+    photo = (DRAWN / "0.jpg").read_bytes()
     rows = list(measure(store, models or MODELS, (photo,), rounds, seconds, with_edge=with_edge))
     click.echo(f"photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
     click.echo(tables(rows))

@@ -34,7 +34,7 @@ from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_optio
 from dermserve.client._request import preparer
 from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
-from dermserve.local.picture import drawn_lesion
+from dermserve.local.picture import DRAWN
 
 _WARM_UP = 2.0
 _DEADLINE = 10.0
@@ -58,7 +58,7 @@ class Seen:
 async def _send(channel: grpc.aio.Channel, model: str, rate: float, seconds: float) -> Seen:
     """Send requests at a rate, however late the answers are, and wait for the last answer."""
     classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
-    request = preparer(model=model, version=None, label=None, tta="none")(drawn_lesion())
+    request = preparer(model=model, version=None, label=None, tta="none")((DRAWN / "0.jpg").read_bytes())
     content, seen = request.SerializeToString(), Seen()
 
     async def ask() -> None:
@@ -102,7 +102,7 @@ def _measure(address: str, metrics: str, pid: int, model: str, seconds: float) -
     """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
     cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
     calls = [gateway_caller(address, model, "none") for _ in range(cores)]
-    calm = closed_loop(calls, (drawn_lesion(),), seconds=seconds, warm_up=_WARM_UP)
+    calm = closed_loop(calls, ((DRAWN / "0.jpg").read_bytes(),), seconds=seconds, warm_up=_WARM_UP)
     calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
     found = uvloop.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * _TIMES, seconds))
     left = (cores - found.pop("busy_cores")) / (cores - calm_busy)
