@@ -558,7 +558,7 @@ def test_a_version_folder_with_leading_zeros_is_that_version_and_one_beyond_int6
     assert store.versions("m") == [2]
 
 
-def test_object_storage_with_leading_zeros_holds_no_version_there(bucket: str, tmp_path: pathlib.Path) -> None:
+def test_object_storage_with_leading_zeros_is_read_alike(bucket: str, tmp_path: pathlib.Path) -> None:
     store = open_store(bucket)
     folder = tmp_path / "v"
     folder.mkdir()
@@ -567,8 +567,10 @@ def test_object_storage_with_leading_zeros_holds_no_version_there(bucket: str, t
     for number in ("00000003", "99999999999999999999"):
         for name in ("saved_model.pb", MANIFEST):
             store._files.put_file(str(folder / name), f"{bucket.removeprefix('s3://')}/m/{number}/{name}")
-    assert open_store(bucket).versions("m") == []
+    assert open_store(bucket).versions("m") == [3]
+    (tmp_path / "local" / "m" / "003").mkdir(parents=True)
+    assert list(pull(open_store(bucket), LocalStore(tmp_path / "local"))) == [("m", 3)]
+    assert (tmp_path / "local" / "m" / "003" / "saved_model.pb").read_bytes() == b"zeros"
     assert _publish(open_store(bucket)) == 4
-    (tmp_path / "local" / "m" / "004").mkdir(parents=True)
-    assert list(pull(open_store(bucket), LocalStore(tmp_path / "local"))) == [("m", 4)]
-    assert (tmp_path / "local" / "m" / "004" / "saved_model.pb").exists()
+    store.remove("m", store.versions("m")[0])
+    assert store.versions("m") == [4]

@@ -46,6 +46,8 @@ class ObjectStore:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
         self._lock: str | None = None  # the content of our lock while we hold it
+        self._named: dict[tuple[str, int], str] = {}
+        """Folder names of the versions listed last, which may begin with zeros."""
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of the storage's client, whose own errors become StoreErrors that name the store."""
@@ -63,7 +65,9 @@ class ObjectStore:
 
     def versions(self, model: str) -> list[int]:
         marks = (key.partition("/") for key in self._keys(model))
-        return sorted(int(name) for name, _, rest in marks if is_version(name) and name[0] != "0" and rest == MANIFEST)
+        named = {int(name): name for name, _, rest in marks if is_version(name) and rest == MANIFEST}
+        self._named.update({(model, number): name for number, name in named.items()})
+        return sorted(named)
 
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[Path]:
@@ -87,10 +91,10 @@ class ObjectStore:
         return number
 
     def read(self, model: str, version: int, name: str) -> bytes | None:
-        return self._get(self._path(model, str(version), name))
+        return self._get(f"{self._folder(model, version)}/{name}")
 
     def fetch(self, model: str, version: int, into: Path) -> None:
-        folder = self._path(model, str(version))
+        folder = self._folder(model, version)
         for name in self._keys(folder.removeprefix(f"{self._root}/")):
             target = into / name
             if not target.resolve().is_relative_to(into.resolve()):
@@ -106,7 +110,7 @@ class ObjectStore:
 
     def remove(self, model: str, version: int) -> None:
         self._check_lock()
-        folder = self._path(model, str(version))
+        folder = self._folder(model, version)
         self._call(self._files.rm_file, f"{folder}/{MANIFEST}")
         self._call(self._files.rm, folder, recursive=True)
 
@@ -178,6 +182,9 @@ class ObjectStore:
             return bytes(self._call(self._files.cat_file, path))
         except _AbsentError:
             return None
+
+    def _folder(self, model: str, version: int) -> str:
+        return self._path(model, self._named.get((model, version), str(version)))
 
     def _path(self, *parts: str) -> str:
         return "/".join((self._root, *parts))
