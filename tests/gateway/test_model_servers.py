@@ -683,12 +683,13 @@ def _numbers(catalog: Catalog) -> list[int]:
 
 @pytest.mark.parametrize("frozen_before", [True, False])
 async def test_a_frozen_address_delays_no_poll_of_the_others_and_counts_when_it_answers(frozen_before, monkeypatch):
+    monkeypatch.setattr(catalog, "_PATIENCE", 100.0)
     frozen, sound = Told(1, 2), Told(2)
     sound.let.set()
     polled = await _catalog(frozen, sound)
     if not frozen_before:
         frozen.let.set()
-        await polled.poll(patiently=True)
+        await polled.poll()
         assert _numbers(polled) == [2, 1]
         frozen.let.clear()
     monkeypatch.setattr(catalog, "_PATIENCE", 0.02)
@@ -702,27 +703,28 @@ async def test_a_frozen_address_delays_no_poll_of_the_others_and_counts_when_it_
     assert sound.asked - asked >= 3
     assert frozen.asked == (1 if frozen_before else 2)
     frozen.let.set()
-    await polled.poll(patiently=True)
+    monkeypatch.setattr(catalog, "_PATIENCE", 100.0)
+    await polled.poll()
     assert _numbers(polled) == [5, 2, 1]
 
 
-async def test_what_a_frozen_address_had_is_forgotten_when_it_was_late_three_times():
+async def test_what_a_frozen_address_had_is_forgotten_when_it_was_late_three_times(patient):
     frozen, sound = Told(1), Told(2)
     frozen.let.set()
     sound.let.set()
     polled = await _catalog(frozen, sound)
-    await polled.poll(patiently=True)
+    await polled.poll()
     frozen.let.clear()
     frozen.over.set()
     for _ in range(2):
-        await polled.poll(patiently=True)
+        await polled.poll()
         assert _numbers(polled) == [2, 1]
-    await polled.poll(patiently=True)
+    await polled.poll()
     assert _numbers(polled) == [2]
     sound.let.clear()
     sound.over.set()
     for number in range(3):
-        await polled.poll(patiently=True)
+        await polled.poll()
         assert polled.models["resnet50"].reachable == (number < 2)
 
 
@@ -753,12 +755,12 @@ async def test_a_sole_server_that_is_late_three_times_in_a_row_counts_as_gone():
     assert not catalog._servers.all[0].alive
 
 
-async def test_one_of_two_servers_is_ejected_when_it_is_late_once():
+async def test_one_of_two_servers_is_ejected_when_it_is_late_once(patient):
     first, second = Told(1), Told(1)
     first.over.set()
     second.let.set()
     catalog = await _catalog(first, second)
-    await catalog.poll(patiently=True)
+    await catalog.poll()
     assert [server.alive for server in catalog._servers.all] == [False, True]
 
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import portalocker
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -41,6 +39,8 @@ def locked_file(file: Path, *, wait: float = 0.0) -> Iterator[IO[bytes]]:
 
     Raises portalocker.AlreadyLocked after `wait` seconds, and OSError where the file system has no locks.
     """
+    import portalocker  # not in the bare install, which uses the rest of this module
+
     lock = portalocker.Lock(file, "a+b", timeout=wait, check_interval=0.1)
     try:
         lock.acquire()
