@@ -209,6 +209,20 @@ def test_heic_is_named_and_what_to_do_about_it_is_said(tidy: App, tmp_path: path
         expect(tidy.page.get_by_role("alert")).to_contain_text(words)
 
 
+def test_a_setting_that_another_tab_changes_while_the_page_opens_leads_nowhere(app: App) -> None:
+    app.page.add_init_script(
+        """const listen = window.addEventListener;
+        window.addEventListener = function (kind, act, ...rest) {
+          listen.call(this, kind, act, ...rest);
+          if (kind === "storage") queueMicrotask(() => act(new StorageEvent(kind, { key: "dermserve.theme" })));
+        };"""
+    )
+    app.tab("Learn")
+    app.page.reload()
+    expect(app.page.locator("h1")).to_have_text("Learn")
+    assert app.complaints == []
+
+
 @pytest.mark.parametrize(("share", "words"), [(1.0, "Good: take the photo"), (0.1, "More light")])
 def test_the_camera_says_what_to_do_better(app: App, share: float, words: str) -> None:
     """What the camera sees comes from a drawn picture; darkness is laid over it."""

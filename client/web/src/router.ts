@@ -24,6 +24,7 @@ function depth(): number {
 
 /** Show the screen of the address again, unless the address changes while it reads. */
 export function render(may: () => boolean = () => true, place = 0): void {
+  if (routes.length === 0) return; // the page still opens: `start` renders
   top = place;
   leaving.forEach((act) => act());
   leaving = [];
