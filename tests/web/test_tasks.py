@@ -41,8 +41,10 @@ def test_a_double_tap_is_one(result: App) -> None:
 
     twice("Show or print for a doctor")
     expect(page.locator(".report")).to_be_visible()
-    twice("Back")
+    back = page.get_by_role("button", name="Back", exact=True)
+    back.click()
     expect(page.locator("#verdict")).to_be_visible()
+    back.dispatch_event("click", {"detail": 2})  # the second tap comes after the screen has changed
     twice("Frame again")
     expect(page.locator("canvas.crop")).to_be_visible()
     twice("Back")
