@@ -11,6 +11,8 @@ let turn = 0;
 let after: string | null = null;
 let leaving: (() => void)[] = [];
 let top = 0;
+/** The turn in which the person last tapped. */
+let tapped = 0;
 /** Whether the browser is going back: a second tap must not lead further. */
 let returning = false;
 
@@ -99,6 +101,14 @@ export function start(all: [RegExp, Screen][]): void {
     else render(undefined, (history.state as State)?.top);
   });
   history.scrollRestoration = "manual"; // the browser would scroll before the screen is read
+  const ignoreLate = (event: MouseEvent): void => {
+    if (event.detail < 2) tapped = turn;
+    else if (tapped !== turn) {
+      event.preventDefault(); // the second tap of a double tap, after the first has changed the screen
+      event.stopImmediatePropagation();
+    }
+  };
+  document.addEventListener("click", ignoreLate, true);
   document.addEventListener("click", (event) => {
     const link = (event.target as Element).closest?.("a[href^='#/']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -28,7 +28,7 @@ export function show(title: string, content: Content, { above }: { above?: strin
   const skip = document.querySelector(".skip");
   if (skip) skip.textContent = t("skip");
   const heading = h("h1", { tabIndex: -1 }, title);
-  const first = above === undefined ? h("span", { className: "mark", "aria-hidden": "true" }, icon("shield")) : iconButton("back", t("back"), ({ detail }) => void (detail > 1 || back(above))); // once for a double tap
+  const first = above === undefined ? h("span", { className: "mark", "aria-hidden": "true" }, icon("shield")) : iconButton("back", t("back"), () => back(above));
   root.replaceChildren(
     h("header", {}, first, heading, otherLanguage()),
     h("main", { id: "main", tabIndex: -1 }, ...content.filter((node): node is Node => Boolean(node))),
@@ -86,7 +86,7 @@ export function button(words: string, symbol: string | null, act: () => void, cl
   return h("button", { type: "button", className, onclick: act }, symbol && icon(symbol), words);
 }
 
-export function iconButton(symbol: string, words: string, act: (event: MouseEvent) => void): HTMLButtonElement {
+export function iconButton(symbol: string, words: string, act: () => void): HTMLButtonElement {
   return h("button", { type: "button", className: "icon-button", "aria-label": words, onclick: act }, icon(symbol));
 }
 
