@@ -7,6 +7,7 @@ import pytest
 
 from dermserve.gateway.config import Config, is_loopback, load_config
 from dermserve.gateway.errors import STATUSES
+from dermserve.imaging import Limits
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs"
 
@@ -129,3 +130,8 @@ def test_the_docs_name_every_setting_and_every_reason():
     for status in set(STATUSES.values()):
         (row,) = re.findall(rf"^\| {status.name} \| (.*) \|$", page, re.MULTILINE)
         assert {reason for reason in STATUSES if STATUSES[reason] is status} == set(re.findall(r"`(\w+)`", row))
+
+
+@pytest.mark.parametrize("decoders", [1, 2, 8, 64])
+def test_all_decoders_together_keep_within_their_memory(decoders):
+    assert decoders * Config(decoders=decoders).small_photo + Limits().max_memory <= 220_000_000

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dermserve.contract import Output, Signature
-from dermserve.gateway import classify
+from dermserve.gateway import classify, config
 from dermserve.gateway.background import Workers
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Target, encode_predict, read_output
+from dermserve.imaging import Limits
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import floats
 from tests.gateway.gateways import PHOTO, ask, make_photo
@@ -127,7 +128,7 @@ async def test_work_nobody_waits_for_any_more_is_not_started():
 
 
 async def test_small_photos_are_answered_while_large_ones_are_decoded_one_at_a_time(running, monkeypatch):
-    monkeypatch.setattr(classify, "SMALL_PHOTO", 200_000)
+    monkeypatch.setattr(config, "_DECODING_BYTES", Limits().max_memory + 400_000)
     release, at_work, most, prepare = threading.Event(), 0, 0, classify.prepare
 
     def prepare_slowly(image, *, spec, limits):

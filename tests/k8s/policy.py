@@ -247,8 +247,8 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
 @rule
 def has_memory_for_the_photos_it_lets_wait(manifests: list[Manifest]) -> Iterator[str]:
     values = settings(manifests)
-    held, decoders = int(values["DERMSERVE_MAX_HELD_BYTES"]), int(values["DERMSERVE_DECODERS"])
-    needed = GATEWAY_BYTES + Config(max_held_bytes=held, decoders=decoders).photo_memory  # docs/settings.md, Memory
+    held = int(values["DERMSERVE_MAX_HELD_BYTES"])
+    needed = GATEWAY_BYTES + Config(max_held_bytes=held).photo_memory  # docs/settings.md, Memory
     (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
     if _bytes(gateway["resources"]["limits"]["memory"]) < needed:
         yield f"the gateway may need {needed / 1e6:.0f} MB"

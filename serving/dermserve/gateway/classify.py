@@ -16,7 +16,7 @@ from dermserve.gateway.background import Workers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
-from dermserve.gateway.config import SMALL_PHOTO, Config
+from dermserve.gateway.config import Config
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
@@ -75,7 +75,7 @@ class Classifier:
         workers = functools.partial(Workers, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
         self.workers, self.large_photos = workers(config.decoders), workers(1)
         self.limits = Limits(max_bytes=config.max_image_bytes)
-        self.small = dataclasses.replace(self.limits, max_memory=SMALL_PHOTO)
+        self.small = dataclasses.replace(self.limits, max_memory=config.small_photo)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
         self.held = HeldBytes(config.max_held_bytes)
         self.queues = dict[tuple[str, str], Queue]()  # one for each method and model, so that none fills another's

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
-SMALL_PHOTO = 15_000_000  # bytes that the decoding of a photo may take beside that of others
+_DECODING_BYTES = 220_000_000  # of one large photo, and of one small photo for each decoder
 
 
 def _split(value: object) -> object:
@@ -104,7 +104,12 @@ class Config(BaseSettings):
     @property
     def photo_memory(self) -> int:
         """Bytes of memory for all photos: those in progress, those being received, and what is decoded."""
-        return 2 * self.max_held_bytes + self.decoders * SMALL_PHOTO + Limits().max_memory
+        return 2 * self.max_held_bytes + _DECODING_BYTES
+
+    @property
+    def small_photo(self) -> int:
+        """Most bytes that decoding a photo may take beside others; larger ones are decoded one at a time."""
+        return (_DECODING_BYTES - Limits().max_memory) // self.decoders
 
 
 def is_loopback(listen: str) -> bool:
