@@ -139,10 +139,12 @@ def _check_references(kept: bytearray, start: int, end: int, *, tone_maps: Colle
     wide = 4 if kept[start] else 2
     grids, tiles = set(), set()
     for kind, at, stop in _boxes(kept, start + 4, end):
+        if kind != b"dimg":
+            continue
         item, *parts = (bytes(kept[place : place + wide]) for place in (at, *range(at + wide + 2, stop, wide)))
-        if kind == b"dimg" and int.from_bytes(item) in tone_maps:
+        if int.from_bytes(item) in tone_maps:
             kept[at - 4 : at] = b"free"
-        elif kind == b"dimg":
+        else:
             grids.add(item)
             tiles.update(parts)
     if grids & tiles:
