@@ -1,6 +1,5 @@
 """The locustfile of `dermserve-loadtest` and its workers: users, shape, result file, lost workers, and progress."""
 
-import ctypes
 import functools
 import itertools
 import json
@@ -8,7 +7,6 @@ import math
 import pathlib
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from dermserve.loadtest.calls import Call
 from dermserve.loadtest.scenario import Scenario, Timeline
 from dermserve.loadtest.users import ClassifyUser
+from dermserve.local.exec_with_parent import end_with_parent
 from dermserve.models.durable import write_durably
 
 _SAY_EVERY = 5
@@ -142,8 +141,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     environment.events.test_start.add_listener(lambda environment, **_: TEST.start(environment))
     environment.events.test_stopping.add_listener(lambda **_: TEST.stop())
     if isinstance(runner, WorkerRunner):
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with whoever forked it
+        end_with_parent()
         environment.events.report_to_master.add_listener(_send)
         return
     if environment.parsed_options.headless:

@@ -12,10 +12,15 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def main(parent: int, command: list[str]) -> None:
-    """Ask the kernel for SIGKILL at the parent's death, then exec the command."""
+def end_with_parent() -> None:
+    """Ask the kernel for SIGKILL at the parent's death."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(parent: int, command: list[str]) -> None:
+    """Exec the command, to end with the parent."""
+    end_with_parent()
     if os.getppid() != parent:  # the parent died before prctl
         sys.exit(1)
     os.execv(command[0], command)  # noqa: S606 - the launcher's own command line
