@@ -156,13 +156,13 @@ def main(
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
     models, field = models or MODELS, GRAPHS if graphs else FIELD
+    if strange := {*names} - {each.name for each in field}:
+        raise click.UsageError(f"{min(strange)} is compared {'without' if graphs else 'with'} --graphs")
     (base,) = (each for each in field if each.name in {OURS, GRAPHS[0].name})
     contenders = [each for each in field if not names or each.name in {*names, base.name}]
     shown = load_photos(photos, (1024,))[:8]
-    study, machine = (
-        Study(folder=_OUT.resolve(), base=base, callers=callers, seconds=seconds, photos=shown),
-        describe_machine(),
-    )
+    study = Study(folder=_OUT.resolve(), base=base, callers=callers, seconds=seconds, photos=shown)
+    machine = describe_machine()
     with ends_by_interrupt():
         for contender in contenders:
             if contender.environment:

@@ -56,9 +56,7 @@ class Contender:
     environment: str = ""  # name of its environment, and of its file in requirements/; empty for this project's own
     command: tuple[str, ...] = ()  # of its server, a program of its environment; empty for the local stack
     documented: bool = False  # without anything of ours: its own decoding, and Keras's own export with variables
-    graph: str = (
-        ""  # folder of benchmarks.networks, for a model server alone, which is asked for pixels made beforehand
-    )
+    graph: str = ""  # of benchmarks.networks, for a model server alone, to which pixels made beforehand are sent
     flags: tuple[str, ...] = ()  # of that model server
     variables: tuple[tuple[str, str | None], ...] = ()  # its environment
 

@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dermserve.modelserver.errors import invalid_argument
 
@@ -60,12 +60,9 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     about = "Run the local stand-in for TensorFlow Serving, with TensorFlow Serving's flags and defaults."
     parser = _Parser(prog="python -m dermserve.modelserver", description=about, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
-        more = (
-            {"type": _boolean, "nargs": "?", "const": True}
-            if isinstance(default, bool)
-            else {"type": _number if isinstance(default, int) else str}
-        )
-        parser.add_argument(f"--{name}", default=default, help=f"{text} (default: {default!r})", **more)
+        kind: Any = {bool: _boolean, int: _number}.get(type(default), str)
+        more: Any = {"nargs": "?", "const": True} if kind is _boolean else {}
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: {default!r})", **more)
     flags, others = parser.parse_known_args(arguments)
     for argument in others:
         name, _, value = argument.removeprefix("--").partition("=")
