@@ -41,15 +41,24 @@ _EPOCH = (
 )
 
 
-def train(network: keras.Model, experiment: Experiment, *, folder: Path, **photos: Any) -> list[Epoch]:
+def train(
+    network: keras.Model,
+    experiment: Experiment,
+    *,
+    training: Labelled,
+    validation: Labelled,
+    folder: Path,
+    teachers: Sequence[keras.Model] = (),
+    others: Labelled | None = None,
+) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder; return all epochs.
 
-    `photos` is what a _StageRun takes. Raises TrainingError: a loss is not finite; the checkpoint is that of the epoch
-    before.
+    Teachers are training copies whose mean answer it learns beside the labels; `others` lesions that it shall not know.
+    Raises TrainingError: a loss is not finite; the checkpoint is that of the epoch before.
     """
     state = checkpoint.load(folder) or State(stage=0)
     while state.stage < len(experiment.stages):
-        run = _StageRun(network, experiment, state, **photos)
+        run = _StageRun(network, experiment, state, training, validation, teachers, others)
         while not run.ended:
             run.epoch()
             checkpoint.save(folder, run.state())
@@ -72,10 +81,7 @@ class _StageRun:
         teachers: Sequence[keras.Model] = (),
         others: Labelled | None = None,
     ) -> None:
-        """Begin a stage, or go on from a checkpoint of it; `state` is kept up to date, but for its variables.
-
-        Teachers are training copies whose mean answer is learned beside the labels; `others` lesions not to be known.
-        """
+        """Begin a stage, or go on from a checkpoint of it; `state` is kept up to date, but for its variables."""
         self._network, self._experiment, self._teachers = network, experiment, teachers
         self._stage = stage = experiment.stages[state.stage]
         self._at, self._training, self._validation, self._others = state, training, validation, others
