@@ -135,4 +135,21 @@ def cmyk_profile(grid: int = 9) -> bytes:
 
 DISPLAY_P3 = rgb_profile((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841), 2.2)
 ADOBE_RGB = rgb_profile((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446), 2.19921875)
+BT_2020 = rgb_profile((0.6735, 0.2790, -0.0019), (0.1657, 0.6753, 0.0300), (0.1250, 0.0456, 0.7970), 2.2)
 PROPHOTO = rgb_profile((0.7977, 0.2880, 0.0), (0.1352, 0.7119, 0.0), (0.0313, 0.0001, 0.8249), 1.8)
+
+
+def adobe_rgb_exif(order: str) -> bytes:
+    """Write an EXIF block of Adobe RGB (DCF 2.0): colour space "uncalibrated", interoperability R03."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+
+    def directory(*entries: bytes) -> bytes:
+        return struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+
+    def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack(f"{order}HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+    long = struct.Struct(f"{order}I").pack
+    first = directory(entry(0x8769, 4, 1, long(26)))
+    second = directory(entry(0xA001, 3, 1, struct.pack(f"{order}H", 0xFFFF)), entry(0xA005, 4, 1, long(56)))
+    return b"Exif\0\0" + mark + long(8) + first + second + directory(entry(1, 2, 4, b"R03\0"))

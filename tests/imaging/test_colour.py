@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from dermserve.imaging import decode
+from dermserve.imaging.errors import UnsupportedFormatError
 from tests.imaging import files
 
 _CASES = pathlib.Path(__file__).parent / "cases"
@@ -57,6 +58,31 @@ def test_a_profile_is_converted_at_any_exif_turn(orientation: int) -> None:
 def test_a_phones_photo_is_as_its_srgb_copy() -> None:
     p3, srgb = (decode((_CASES / f"{name}.jpg").read_bytes(), height=224, width=224) for name in ("p3", "srgb"))
     assert np.abs(p3.astype(int) - srgb).max() <= 3
+
+
+def test_a_camera_says_adobe_rgb_by_exif_alone() -> None:
+    """As DCF 2.0 has it, Canon's cameras for one, in either byte order; it counts for nothing beside a profile."""
+    image = _in_space(files.ADOBE_RGB)
+    for order in "<>":
+        exif = files.adobe_rgb_exif(order)
+        assert np.abs(_pixels(_saved(image, "JPEG", exif=exif)) - _pixels(_saved(_SKIN, "JPEG"))).max() <= 4
+    beside = _saved(_in_space(files.DISPLAY_P3), "JPEG", exif=exif, icc_profile=files.DISPLAY_P3)
+    assert np.abs(_pixels(beside) - _pixels(_saved(_SKIN, "JPEG"))).max() <= 4
+    gray = _SKIN.convert("L")
+    assert (_pixels(_saved(gray, "JPEG", exif=exif)) == _pixels(_saved(gray, "JPEG"))).all()
+
+
+def _cicp(primaries: int, transfer: int, image: Image.Image) -> bytes:
+    plain = _saved(image, "PNG")
+    return plain[:33] + files.chunk(b"cICP", bytes([primaries, transfer, 0, 1])) + plain[33:]
+
+
+def test_a_png_names_its_colours_by_number() -> None:
+    wide, plain = _in_space(files.DISPLAY_P3), _pixels(_saved(_SKIN, "PNG"))
+    assert np.abs(_pixels(_cicp(12, 13, wide)) - plain).mean() < 2
+    assert (_pixels(_cicp(1, 13, _SKIN)) == plain).all()
+    with pytest.raises(UnsupportedFormatError, match="HDR"):
+        _pixels(_cicp(9, 16, wide))
 
 
 def test_a_profile_in_many_segments_is_joined_in_their_order() -> None:

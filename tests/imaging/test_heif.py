@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dermserve.imaging import Limits, PhotoError, decode, header
 from dermserve.imaging.errors import (
@@ -44,6 +45,31 @@ def test_a_heic_gives_the_pixels_it_was_made_of(name: str) -> None:
     read = header.read_header(data)
     assert (read.format, read.width, read.height) == ("HEIC", 128, 96)
     assert np.abs(_pixels(data) - _expected()).mean() < 3
+
+
+def _coloured(primaries: int, transfer: int, *more: bytes) -> bytes:
+    """Write a file that names its colour space by code points (ITU-T H.273), full range, matrix of BT.601."""
+    return single(_COLOURS, box(b"colr", b"nclx", struct.pack(">HHHB", primaries, transfer, 6, 0x80)), *more)
+
+
+@pytest.mark.parametrize(("primaries", "profile"), [(12, files.DISPLAY_P3), (9, files.BT_2020)])
+def test_colours_named_by_number_are_converted_as_by_a_profile(primaries: int, profile: bytes) -> None:
+    pixels, plain = _pixels(_coloured(primaries, 13)), _pixels(_coloured(1, 13))
+    by_profile = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    expected = np.asarray(by_profile.apply(Image.fromarray(plain.astype(np.uint8)))).astype(int)
+    assert np.abs(plain - expected).mean() > 5
+    assert np.abs(pixels - expected).mean() < 2
+
+
+def test_a_profile_counts_more_than_colours_named_by_number() -> None:
+    profile = box(b"colr", b"prof", files.DISPLAY_P3)
+    assert (_pixels(_coloured(9, 13, profile)) == _pixels(_coloured(1, 13, profile))).all()
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_named_and_not_answered_in_faded_colours(transfer: int) -> None:
+    with pytest.raises(UnsupportedFormatError, match="HDR"):
+        header.read_header(_coloured(9, transfer))
 
 
 def test_a_gray_heic_is_gray() -> None:

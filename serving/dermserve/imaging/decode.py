@@ -2,7 +2,7 @@
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
 Pillow does the rest, or everything where those two have no wheel. HEIC needs the extra `heic` (pillow-heif).
-EXIF orientation is applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
+EXIF orientation is applied once, colours are converted to sRGB, and all other metadata is dropped.
 """
 
 import io
@@ -53,6 +53,12 @@ _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ImageCms' names of colour spaces by mode
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
+_PRIMARIES = {
+    "Adobe RGB": ((1.39836, -0.39836, 0), (0, 1, 0), (0, -0.04293, 1.04293)),
+    "BT.2020": ((1.66049, -0.58764, -0.07285), (-0.12455, 1.13290, -0.00835), (-0.01815, -0.10058, 1.11873)),
+    "Display P3": ((1.22494, -0.22494, 0), (-0.04206, 1.04206, 0), (-0.01964, -0.07864, 1.09827)),
+}
+"""Linear sRGB of the linear values of other spaces (W3C, CSS Color 4, 10)."""
 _UPRIGHT: dict[int, Callable[[_Pixels], _Pixels]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
@@ -114,6 +120,8 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     to_srgb = _transform(header.profile, MODES[fitted.shape[2]]) if header.profile else None
     if to_srgb is not None:
         return np.asarray(to_srgb.apply(_image(fitted)))
+    if header.space and fitted.shape[2] == 3:
+        return _to_srgb(fitted, header.space)
     return fitted if fitted.shape[2] == 3 else np.asarray(_image(fitted).convert("RGB"))
 
 
@@ -239,3 +247,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         return None
     changes = ImageChops.difference(transform.apply(_PROBE.convert(mode)), _PROBE.convert(mode).convert("RGB"))
     return transform if np.asarray(changes).max() > 2 else None  # sRGB under any name
+
+
+def _to_srgb(pixels: _Pixels, space: str) -> _Pixels:
+    """Convert from a space that the file names. That of Adobe has a gamma, the others have sRGB's tone curve."""
+    values = pixels / 255
+    curve = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
+    linear = np.clip((values**2.2 if space == "Adobe RGB" else curve) @ np.transpose(_PRIMARIES[space]), 0, 1)
+    encoded = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, linear * 12.92)
+    pixels = np.rint(encoded * 255).astype(np.uint8)
+    return pixels

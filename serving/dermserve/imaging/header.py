@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
-from dermserve.imaging.heif import HEIC, HeifPicture
+from dermserve.imaging.heif import HEIC, HeifPicture, name_space
 
 _MAX_SCANS = 64  # of a JPEG; encoders write 10 to 20. Each walks over all blocks: 8 ms for 50 megapixels
 _MAX_PARTS = 4096  # most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500
@@ -19,6 +19,8 @@ _MAX_PROFILE = 1 << 20  # bytes: profiles of cameras and phones have 500 to 4,00
 
 MODES = {1: "L", 3: "RGB", 4: "CMYK"}  # Pillow's, by channels
 _ORIENTATION = 0x0112
+# The entry of an EXIF block, in both byte orders, by which cameras name Adobe RGB (DCF 2.0: interoperability R03).
+_ADOBE_RGB = (b"\x01\0\x02\0\x04\0\0\0R03", b"\0\x01\0\x02\0\0\0\x04R03")
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # Segments of applications, and comments; but Adobe's APP14 names the coding of colours.
@@ -51,6 +53,7 @@ class Header:
     pixel_bytes: float  # memory for each pixel while it is decoded at full size
     orientation: int = 1  # EXIF orientation, 1 to 8
     profile: bytes = b""  # ICC profile; empty when there is none or it is broken
+    space: str = ""  # "Adobe RGB", "BT.2020" or "Display P3" where the file names it and has no profile
     heif: HeifPicture | None = None  # the opened HEIC file; None for other formats
 
 
@@ -123,11 +126,12 @@ def _jpeg(data: bytes) -> Header:
     clean = b"".join([*kept, memoryview(data)[start:]])
     kind = "JPEG" if whole else "progressive JPEG"
     mode = MODES.get(components, "")
-    return Header("JPEG", kind, mode, width, height, clean, held, _orientation(exif), joined[:_MAX_PROFILE])
+    space = "Adobe RGB" if any(entry in exif for entry in _ADOBE_RGB) else ""
+    return Header("JPEG", kind, mode, width, height, clean, held, _orientation(exif), joined[:_MAX_PROFILE], space)
 
 
 def _png(data: bytes) -> Header:
-    kept, exif, profile, position = [data[:8]], b"", b"", 8
+    kept, exif, profile, space, position = [data[:8]], b"", b"", "", 8
     for _ in range(_MAX_PARTS):
         length, name = struct.unpack_from(">I4s", data, position)
         start, position = position, position + 12 + length
@@ -137,6 +141,8 @@ def _png(data: bytes) -> Header:
             kept.append(data[start:position])
         elif name == b"eXIf":
             exif = data[start + 8 : position]
+        elif name == b"cICP":
+            space = name_space(*data[start + 8 : start + 10])
         elif name == b"iCCP":
             profile = _inflated(data[start + 8 : position - 4].partition(b"\0")[2][1:])
         if name == b"IEND" or position >= len(data):
@@ -146,7 +152,7 @@ def _png(data: bytes) -> Header:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
     one = {0: max(1, depth // 8), 3: 1}.get(colour, 4)
     kind = f"PNG in {'gray' if colour == 0 else 'palette colours' if colour == 3 else 'colour or with transparency'}"
-    return Header("PNG", kind, "", width, height, b"".join(kept), one, _orientation(exif), profile)
+    return Header("PNG", kind, "", width, height, b"".join(kept), one, _orientation(exif), profile, space)
 
 
 def _webp(data: bytes) -> Header:
@@ -179,9 +185,8 @@ def _webp(data: bytes) -> Header:
 def _heic(data: bytes) -> Header:
     heif = HeifPicture(data)
     each = heif.memory / max(1, heif.width * heif.height)
-    return Header(
-        "HEIC", "HEIC", "", heif.width, heif.height, data, each, profile=heif.profile[:_MAX_PROFILE], heif=heif
-    )
+    profile = heif.profile[:_MAX_PROFILE]
+    return Header("HEIC", "HEIC", "", heif.width, heif.height, data, each, 1, profile, heif.space, heif)
 
 
 def _inflated(packed: bytes) -> bytes:

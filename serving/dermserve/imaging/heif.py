@@ -31,6 +31,7 @@ _MAX_UNITS = 100_000  # most HEVC units shorter than 256 bytes; libheif takes so
 _SAMPLES = {400: 1, 420: 1.5, 422: 2, 444: 3}  # Samples of a pixel, by the chroma subsampling
 _SIZE = re.compile(rb"ispe.{4}(.{4})(.{4})", re.DOTALL)
 _REFUSED = (RuntimeError, ValueError, EOFError)  # what pillow-heif raises for damaged files
+_HDR = (16, 18)  # transfer characteristics PQ and HLG
 _DERIVED = (b"iovl", b"iden")
 # An item that makes a picture brighter for screens that can show it (ISO 21496-1), of the picture and a gain map.
 # iPhones since iOS 18 and other phones write one; its number has two bytes, or four.
@@ -62,6 +63,7 @@ class HeifPicture:
             raise UnsupportedFormatError("HEIC files with transparency are not supported")
         self.width, self.height = image.size
         self.profile: bytes = image.info.get("icc_profile") or b""
+        self.space = name_space(**image.info.get("nclx_profile") or {})
         deep = image.info["bit_depth"] > 8
         each = 2 * (1 + deep) * _SAMPLES[image.info.get("chroma", 400)] + 4.1  # samples twice, RGB, and what is beside
         self.memory = each * (max(self.width * self.height, *sizes) + _tile(image.info.get("tiling")))
@@ -75,6 +77,17 @@ class HeifPicture:
             raise ValueError from error
         shape, strides = (self.height, self.width, channels), (self._image.stride, channels, 1)
         return np.ndarray(shape, np.uint8, decoded, strides=strides)
+
+
+def name_space(color_primaries: int = 1, transfer_characteristics: int = 1, **_: object) -> str:
+    """Name a colour space that is given by code points (ITU-T H.273); empty if its primaries are nearly those of sRGB.
+
+    Raises:
+        UnsupportedFormatError: it is HDR, which looks faded without a screen that can show it.
+    """
+    if transfer_characteristics in _HDR:
+        raise UnsupportedFormatError("photos in HDR (PQ or HLG) are not supported")
+    return {9: "BT.2020", 12: "Display P3"}.get(color_primaries, "")
 
 
 def _check(data: bytes) -> tuple[list[int], bytes]:
