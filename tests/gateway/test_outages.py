@@ -275,6 +275,7 @@ async def test_a_version_that_goes_while_a_request_names_it_is_not_found(running
         assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
         (line,) = (each for each in logged if each["event"] == "request_refused")
         assert "Servable not found" in line["cause"]
+        assert (line["model"], line["stage"]) == ("resnet50", "predict")
 
 
 @pytest.mark.parametrize("card", ["{", "{}", '{"schema_version": 99}', ""])

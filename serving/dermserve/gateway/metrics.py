@@ -79,6 +79,10 @@ class Metrics:
         metric = kind(name, text, labels.split(), namespace=NAMESPACE, registry=self.registry, **options)
         return functools.cache(metric.labels)  # the number of different labels is bounded
 
+    def known(self, model: str | None) -> str:
+        """Return a name from a caller if it is that of a model; empty for none."""
+        return model if model in self._models else OTHER if model else ""
+
     def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
         """Count a request without version and label that was sent to a label."""
         self._routed(model, label, "failed" if failed else "ok").inc()
@@ -90,7 +94,7 @@ class Metrics:
         if rpc.model is None:
             self._streams(code).inc()
             return
-        model = rpc.model if not rpc.model or rpc.model in self._models else OTHER
+        model = self.known(rpc.model)
         if reason is not None:
             self._refusals(rpc.method, model, reason).inc()
         found = (facts.get("version", ""), facts.get("verdict", ""), facts.get("risk_level", ""))

@@ -175,26 +175,28 @@ class Rpc:
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
         code, event, refusal, told = "OK", "request_answered", None, dict[str, Any]()
-        facts = _facts(self.answer) if self.answer else {}
-        seconds, stage = time.monotonic() - self.started, self._stage
+        seconds, stage, metrics = time.monotonic() - self.started, self._stage, self._rpcs.metrics
+        facts: dict[str, Any] = _facts(self.answer) if self.answer else {}
+        if error is not None:
+            facts = {"model": metrics.known(self.model), "stage": stage, "total_ms": round(seconds * 1e3, 1)}
         self.enter("", error)
         if isinstance(error, Exception):
             refusal, event, told = _refuse(error, stage=stage)
             code = refusal.status.name
         elif error is not None:  # the caller cancelled, or the gateway stops at once
-            code, event, told = "CANCELLED", "request_cancelled", {"total_ms": round(seconds * 1e3, 1)}
+            code, event = "CANCELLED", "request_cancelled"
         if trace_id := self.trace_id or self._rpcs.tracing.trace_id():
             told["trace_id"] = trace_id
         if not isinstance(error, OverloadedError) or self._rpcs.may_log_overload():
             log = _log.error if "exc_info" in told else _log.info
             log(event, method=self.method, request_id=self.request_id, code=code, **facts, **told)
         reason = refusal.reason if refusal else None
-        self._rpcs.metrics.ended(self, code, facts, seconds=seconds, reason=reason)
+        metrics.ended(self, code, facts, seconds=seconds, reason=reason)
         # A bad photo or a caller who gave up says nothing of the version. gRPC cancels calls that are late, too.
         is_end = refusal is not None or not error or self.budget.left() <= OVER
         if self.model and self.label and is_end and not isinstance(error, PhotoError | MemoryError):
             seconds -= self.spent["admit"]
-            self._rpcs.metrics.routed(self.model, self.label, failed=error is not None, seconds=seconds)
+            metrics.routed(self.model, self.label, failed=error is not None, seconds=seconds)
         if code != "OK":
             self._rpcs.tracing.fail(code)
         forget_frames(error)
