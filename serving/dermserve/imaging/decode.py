@@ -255,5 +255,4 @@ def _to_srgb(pixels: _Pixels, space: str) -> _Pixels:
     curve = np.where(values > 0.04045, ((values + 0.055) / 1.055) ** 2.4, values / 12.92)
     linear = np.clip((values**2.2 if space == "Adobe RGB" else curve) @ np.transpose(_PRIMARIES[space]), 0, 1)
     encoded = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, linear * 12.92)
-    pixels = np.rint(encoded * 255).astype(np.uint8)
-    return pixels
+    return np.asarray(np.rint(encoded * 255), np.uint8)
