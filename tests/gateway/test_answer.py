@@ -2,12 +2,23 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 
-from dermserve.gateway.answer import NOTICE, Judgement, Reduced, judge, judge_quality, reduce_views, write_answer
+from dermserve.gateway.answer import (
+    NOTICE,
+    Judgement,
+    Reduced,
+    check_scores,
+    judge,
+    judge_quality,
+    reduce_views,
+    write_answer,
+)
 from dermserve.gateway.answer import write_notice as notice_of
+from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
@@ -112,6 +123,41 @@ BENIGN, OPEN, MALIGN = (0.01, 0.01, 0.9, 0.08), (0.2, 0.1, 0.6, 0.1), (0.7, 0.1,
 )
 def test_the_malignancy_risk_decides(given, verdict, reasons, level):
     assert judge(given, GOOD, card=CARD) == Judgement(verdict, tuple(reasons), level)
+
+
+def test_at_a_threshold_cancer_is_not_ruled_out_and_is_likely_and_a_photo_passes():
+    card = _variant()
+    card.calibration.rule_out.threshold, card.calibration.rule_in.threshold = 0.25, 0.5
+    card.calibration.min_confidence = 0.5
+    assert judge(reduced((0.25, 0.0, 0.75, 0.0)), GOOD, card=card).level == RISK_LEVEL_INTERMEDIATE
+    likely = (0.5, 0.0, 0.25, 0.25)
+    assert judge(reduced(likely), GOOD, card=card) == Judgement(VERDICT_CONFIDENT, (), RISK_LEVEL_HIGH)
+    assert write_answer(Scores(1, [likely], [0.0]), GOOD, card=card).named_class == "mel"
+    assert judge(reduced(likely, ood=5), GOOD, card=card).verdict == VERDICT_UNCERTAIN
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (-0.125, 0.5, 0.5, 0.125),
+        (1.0625, -0.0625, 0.0, 0.0),
+        (0.5, 0.25, 0.125, 0.0625),
+        (0.5, 0.5, 0.25, 0.0),
+        (0.5, 0.5, 0.0),
+        (0.25, 0.25, 0.5, 0.0, 0.0),
+        (math.nan, 0.5, 0.25, 0.25),
+        (math.inf, 0.0, 0.0, 0.0),
+    ],
+)
+def test_scores_that_are_no_probabilities_of_the_cards_classes_are_refused(row):
+    with pytest.raises(InvalidModelOutputError):
+        check_scores(Scores(1, [OPEN, row], [0.0, 0.0]), card=CARD)
+    with pytest.raises(InvalidModelOutputError):
+        check_scores(Scores(1, [OPEN], [math.nan]), card=CARD)
+    rounded = Scores(1, [(0.7, 0.1, 0.1, 0.1009)], [0.0])
+    assert check_scores(rounded, card=CARD) is rounded
+    with pytest.raises(InvalidModelOutputError):
+        check_scores(Scores(1, [(0.7, 0.1, 0.1, 0.1011)], [0.0]), card=CARD)
 
 
 BAD_PHOTOS = [
@@ -259,6 +305,7 @@ def test_an_answer_names_what_gave_it_and_the_words_for_its_classes():
     scores = Scores(1, np.asarray([BENIGN], np.float32), np.zeros(1, np.float32))
     answer = write_answer(scores, GOOD, card=CARD)
     assert answer.weights_digest == "abc"
+    assert [score.std for score in answer.classes] == [0.0] * 4  # of one view
     assert answer.gateway_version
     assert (answer.classes[0].common_name, answer.classes[0].malignant, answer.named_class) == ("mole", False, "nv")
 
