@@ -65,6 +65,26 @@ def test_a_server_that_hung_does_not_make_short_requests_hopeless():
     assert costs.expect("m", 1) == 0.07
 
 
+def test_what_a_call_takes_is_learned_from_calls_of_as_many_views_or_nearly_as_many():
+    costs = Costs()
+    assert (costs.expect("m", 1), costs.fit("m", 10, left=0.001)) == (0, 10)  # before the first answer
+    costs.note("m", 10, 1.0)
+    assert (costs.expect("m", 5), costs.expect("other", 5)) == (0.5, 0)
+    costs.note("m", 1, 0.0625)  # so ten take no more than 0.625
+    assert [costs.expect("m", views) for views in (1, 4, 9, 10)] == [0.0625, 0.25, 0.5625, 0.625]
+    costs.note("m", 1, 0.125)
+    assert costs.expect("m", 1) == pytest.approx(0.075)
+
+
+def test_views_fit_into_a_share_of_the_time_left_and_one_into_half_of_what_it_takes():
+    costs = Costs()
+    costs.note("m", 1, 0.125)
+    assert [costs.fit("m", 4, left=left) for left in (0.625, 0.624, 0.15625, 0.0625)] == [4, 3, 1, 1]
+    for _ in range(5):  # each refusal makes the next less likely
+        assert costs.fit("m", 4, left=0.057) == 0
+    assert costs.fit("m", 4, left=0.057) == 1
+
+
 def test_a_model_that_is_faster_again_gets_all_views_again():
     costs = Costs()
     costs.note("m", 10, 1.0, late=True)
