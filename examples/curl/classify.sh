@@ -6,9 +6,10 @@ set -eu
 model=${DERMSERVE_URL:-http://127.0.0.1:8080}/v1/models/${DERMSERVE_MODEL:-mobilenet_v3_small}
 
 # A photo on stdin, the answer on stdout. A deadline of 20 s, and as many retries as fit into it: curl waits as long as
-# Retry-After says (429, 503). --fail-with-body: an error ends with exit code 22, and the body still says why.
+# Retry-After says (429, 503). --fail-with-body: an error ends with exit code 22, and the body still says why. --http1.1:
+# over HTTP/2, curl 7 loses an answer that comes before the whole photo was sent.
 classify() {
-    curl --silent --fail-with-body --noproxy '*' ${DERMSERVE_CA:+--cacert "$DERMSERVE_CA"} \
+    curl --silent --fail-with-body --http1.1 --noproxy '*' ${DERMSERVE_CA:+--cacert "$DERMSERVE_CA"} \
         --max-time 20 --retry 5 --retry-max-time 20 \
         --data-binary @- --header 'Content-Type: application/octet-stream' "$model:classify?tta=FULL"
 }
