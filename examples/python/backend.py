@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Request, UploadFile
 from fastapi.responses import JSONResponse
 
-from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Overloaded, Unavailable, Verdict
+from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Overloaded, Unavailable
 
 SERVER = os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051")
 MODEL = os.environ.get("DERMSERVE_MODEL", "mobilenet_v3_small")
@@ -48,12 +48,11 @@ async def check(request: Request, photo: UploadFile, x_request_id: RequestId = N
     prediction = await request.app.state.client.classify(
         await photo.read(), model=MODEL, tta="adaptive", retry_overloaded=True, request_id=x_request_id
     )
-    rejected = prediction.verdict == Verdict.REJECTED
     return {
         "verdict": prediction.verdict,
         "level": prediction.malignancy.level if prediction.malignancy else None,
         "reasons": prediction.reasons,
-        "named_class": prediction.named.common_name if prediction.named and not rejected else None,
+        "named_class": (prediction.named.common_name or prediction.named.name) if prediction.named else None,
         "notice": prediction.notice,  # has the disclaimer: the app shows it with the answer
         "request_id": prediction.request_id,
         "version": prediction.version,

@@ -10,7 +10,7 @@ import os
 import pathlib
 import sys
 
-from dermserve.client import TLS, Client, DermserveError, InvalidPhoto, Prediction, Verdict
+from dermserve.client import TLS, Client, DermserveError, InvalidPhoto, Prediction
 
 SERVER = os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051")
 MODEL = os.environ.get("DERMSERVE_MODEL", "mobilenet_v3_small")
@@ -21,7 +21,7 @@ def show(prediction: Prediction) -> None:
     """Print an answer in the order in which a person should read it: docs/answers.md."""
     level = prediction.malignancy.level if prediction.malignancy else ""
     print(prediction.verdict, level, *prediction.reasons)
-    if prediction.verdict != Verdict.REJECTED and prediction.named:
+    if prediction.named:  # the class that may be named, if any
         print(prediction.named.common_name or prediction.named.name, f"{prediction.named.probability:.0%}")
     print(prediction.notice)  # the disclaimer is part of the answer: always show it
 

@@ -61,10 +61,12 @@ def test_what_fails_gets_a_line_of_its_own_and_exit_code_1(run, folder):
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)  # of notes.txt
     answers = {os.path.basename(answer["file"]): answer for answer in lines(done)}
     assert len(answers) == 5
-    assert answers["bad.jpg"] == {
-        "file": str(folder / "bad.jpg"),
-        "error": {"status": "INVALID_ARGUMENT", "reason": "UNDECODABLE_IMAGE", "message": "damaged: send it again"},
-    }
+    error = answers["bad.jpg"].pop("error")
+    assert answers["bad.jpg"] == {"file": str(folder / "bad.jpg")}
+    assert error == {
+        "status": "INVALID_ARGUMENT", "reason": "UNDECODABLE_IMAGE", "message": "damaged: send it again",
+        "request_id": "r-bad",
+    }  # fmt: skip
     assert answers["missing.jpg"]["error"]["reason"] == "FILE_NOT_FOUND"
     assert "verdict" in answers["a.png"]
 
@@ -77,6 +79,29 @@ def test_errors_in_words_go_to_stderr_with_a_link(run, folder):
     assert "bad.jpg" not in done.stdout
     alone = run("classify", folder / "missing.jpg")
     assert (alone.returncode, alone.stdout, "FILE_NOT_FOUND" in alone.stderr) == (1, "", True)
+
+
+def test_a_defect_is_told_with_the_request_to_report(run, gateway, folder):
+    status = rich_status(code_pb2.INTERNAL, "internal error", reason="INTERNAL", request_id="r-9")
+    gateway.classify = lambda request, context: abort(context, status)
+    done = run("classify", folder / "a.png")
+    said = f"{folder / 'a.png'}: internal error (INTERNAL: docs/errors.md#internal, request r-9)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_an_api_key_is_sent(run, gateway, folder, way, monkeypatch):
+    keys = []
+
+    def classify(request, context):
+        keys.append(dict(context.invocation_metadata()).get("x-api-key"))
+        return gateway.at_once(request, context)
+
+    gateway.classify = classify
+    if way == "variable":
+        monkeypatch.setenv("DERMSERVE_API_KEY", "k-1")
+    assert run("classify", folder / "a.png", *(["--api-key", "k-1"] if way == "option" else [])).returncode == 0
+    assert keys == ["k-1"]
 
 
 def test_a_dash_reads_standard_input(run, gateway):

@@ -166,7 +166,8 @@ def test_rejected_photos_are_summed_up_and_written_though_they_have_no_classes(r
     assert done.stdout.splitlines()[-1].split() == ["REJECTED", "2", "2", "without", "risk"]
     with table.open(encoding="utf-8", newline="") as file:
         rejected = {row["file"]: row for row in csv.DictReader(file)}[str(folder / "beach.jpg")]
-    assert (rejected["verdict"], rejected["reasons"], rejected.get("class", "")) == ("REJECTED", "NOT_SKIN", "")
+    assert "malignancy" not in rejected
+    assert (rejected["verdict"], rejected["reasons"], rejected.get("top_class", "")) == ("REJECTED", "NOT_SKIN", "")
     again = run("classify", folder, "--csv", table, "--resume", journal)
     assert (again.returncode, again.stdout.splitlines()[-1]) == (0, done.stdout.splitlines()[-1])
 
@@ -183,12 +184,12 @@ def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):
         rows = {row["file"]: row for row in reader}
     assert len(rows) == 6
     columns = list(reader.fieldnames)
-    assert (columns[:3], columns[-3:]) == (
-        ["file", "model", "version"],
-        ["error_status", "error_reason", "error_message"],
+    assert (columns[:3], columns[-4:]) == (
+        ["file", "verdict", "malignancy_level"],
+        ["error_status", "error_reason", "error_message", "error_request_id"],
     )
     good = rows[str(folder / "a.png")]
-    values = good["class"], good["probability"], good["p_nv"], good["reasons"]
+    values = good["top_class"], good["top_probability"], good["p_nv"], good["reasons"]
     assert values == ("mel", "0.75", "0.25", "LOW_CONFIDENCE")
     assert (good["model"], good["version"], good["verdict"]) == ("resnet50", "3", "UNCERTAIN")
     assert rows[str(folder / "bad.jpg")]["error_reason"] == "UNDECODABLE_IMAGE"
@@ -310,11 +311,11 @@ def test_what_failed_or_changed_is_asked_again(run, gateway, folder, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", '{"asked": {"model": "other"}}\n', "not a journal\n", "[1]\n", "cut off"])
-def test_a_journal_of_another_question_is_refused(run, gateway, folder, tmp_path, content):
+def test_a_journal_of_other_answers_is_refused(run, gateway, folder, tmp_path, content):
     journal = tmp_path / "journal"
     journal.write_text(content)
     done = run("classify", folder, "--resume", journal)
     assert done.returncode == (2 if content else 0)
     if content:
-        assert "another question" in done.stderr
+        assert "another model, version, label or tta" in done.stderr
         assert (journal.read_text(), gateway.requests) == (content, [])

@@ -83,11 +83,6 @@ def test_the_picture_is_one_that_decodes():
     assert decode(PICTURE.read_bytes(), height=224, width=224) is not None
 
 
-def test_nothing_is_classified_unless_wanted(examine, gateway, target):
-    code, found = examine(target, "--no-probe")
-    assert (code, "MODEL" in found, gateway.requests) == (0, True, [])
-
-
 @pytest.mark.parametrize(("target", "found"), [("127.0.0.1:1", "UNREACHABLE"), ("no-such-gateway.invalid:1", "NAME")])
 def test_an_address_that_leads_nowhere(examine, target, found):
     code, findings = examine(target)

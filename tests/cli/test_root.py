@@ -53,6 +53,13 @@ def test_every_command_loads_and_has_help_of_its_own(name):
     assert f"Usage: main {name}" in done.output
 
 
+@pytest.mark.parametrize("name", ["classify", "demo"])
+def test_no_command_shows_the_log_lines_of_grpc(monkeypatch, name):
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    ENTRIES[name].load(name)
+    assert os.environ["GRPC_VERBOSITY"] == "NONE"
+
+
 def test_an_unknown_command_is_wrong_usage():
     done = CliRunner().invoke(main, ["clasify"])
     assert done.exit_code == 2

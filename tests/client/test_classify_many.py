@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import os
 import pathlib
 import threading
@@ -286,6 +287,35 @@ def test_a_gateway_that_restarts_under_way_loses_no_photo(gateway, kind):
         answers += many
     assert sorted(int(answer.id) for answer in answers) == list(range(30))
     assert [answer.error for answer in answers] == [None] * 30
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reason", ["", "MODEL_SERVER_UNREACHABLE"])
+def test_what_is_behind_a_connection_that_stays_may_restart_too(gateway, target, kind, reason):
+    """A gateway behind a proxy, or a model server behind the gateway, is gone for more calls than there are photos."""
+    status = rich_status(code_pb2.UNAVAILABLE, "gone", reason=reason)
+    calls = itertools.count()
+
+    def classify(request, context):
+        if 0 < next(calls) < 12:
+            abort(context, status)
+        return gateway.at_once(request, context)
+
+    gateway.classify = classify
+    photos = (str(n).encode() for n in range(8))
+    assert [answer.error for answer in several(kind, target, photos)] == [None] * 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stays_away_is_given_up_after_the_deadline(gateway, target, kind):
+    def classify(request, context):
+        if request.image != b"0":
+            abort(context, rich_status(code_pb2.UNAVAILABLE, "gone"))
+        return gateway.at_once(request, context)
+
+    gateway.classify = classify
+    answers = list(several(kind, target, [b"0", *[b"1"] * 50], deadline=2, in_flight=1))
+    assert [type(answer.error) for answer in answers] == [type(None), *[Unavailable] * 50]
 
 
 @pytest.mark.parametrize("kind", KINDS)

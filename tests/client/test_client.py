@@ -90,8 +90,8 @@ def test_a_retry_delay_that_can_not_be_is_survived(gateway, target, seconds):
 def test_to_dict_has_the_documented_keys(target):
     values = classify(target).to_dict()
     assert list(values) == [
-        "model", "version", "classes", "malignancy", "named_class", "verdict", "reasons", "views_used", "views_asked",
-        "timings_ms", "request_id", "notice", "weights_digest", "gateway_version",
+        "verdict", "malignancy", "reasons", "named_class", "classes", "notice", "model", "version", "views_used",
+        "views_asked", "timings_ms", "request_id", "weights_digest", "gateway_version",
     ]  # fmt: skip
     assert values["classes"][1] == {
         "code": "nv", "name": "melanocytic nevus", "common_name": "mole", "malignant": False, "probability": 0.25,
@@ -199,6 +199,11 @@ def test_a_verdict_and_a_reason_of_a_newer_server_survive(gateway, target):
         Verdict("bogus")
 
 
+def test_a_wrong_mode_is_told_which_ones_there_are(target):
+    with Client(target) as client, pytest.raises(ValueError, match="none, full, adaptive, not 'FULL'"):
+        client.classify(b"1", model="m", tta="FULL")
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "error_class"),
     [
@@ -221,7 +226,9 @@ def test_a_rich_status_becomes_the_matching_error(gateway, target, code, reason,
     assert type(error) is error_class
     assert (error.status, error.reason, error.message, error.request_id) == (code, reason, "what to do", "r-7")
     assert error.retry_after == 0.25
-    assert error.to_dict() == {"status": code, "reason": reason, "message": "what to do"}
+    assert error.to_dict() == {
+        "status": code, "reason": reason, "message": "what to do", "request_id": "r-7"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

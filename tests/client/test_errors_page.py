@@ -10,12 +10,15 @@ from dermserve.client import DermserveError
 from dermserve.client._errors import PHOTO_REASONS
 from dermserve.gateway.errors import STATUSES
 
-PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/errors.md").read_text()
+REPLIES = (ROOT / "serving/dermserve/edge/templates/replies.yaml").read_text()
 ON_THIS_SIDE = {"FILE_NOT_FOUND", "IS_A_DIRECTORY", "NOT_A_PHOTO", "UNREADABLE_FILE"}
 
 
 def reasons():
     found = {*STATUSES} | {*PHOTO_REASONS} | ON_THIS_SIDE
+    found |= {*re.findall(r'^  \(\d+, \d+, "(\w+)"', REPLIES, re.M)}
     found |= {code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
     return sorted(found)
 

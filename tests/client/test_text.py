@@ -38,6 +38,17 @@ def test_one_view_has_no_spread(target):
     assert "±" not in text
 
 
+@pytest.mark.parametrize(
+    ("share", "words"), [(0, "<0.1"), (0.0004, "<0.1"), (0.0006, "0.1"), (0.9994, "99.9"), (0.9996, ">99.9")]
+)
+def test_no_share_reads_as_certain(full, share, words):
+    classes = tuple(dataclasses.replace(one, probability=share) for one in full.classes)
+    risk = dataclasses.replace(full.malignancy, probability=share)
+    text = render_text(dataclasses.replace(full, classes=classes, malignancy=risk))
+    assert f"(malignancy risk {words} ±" in text
+    assert text.count(f" {words} % ±") == 2
+
+
 def test_bars_are_as_long_as_probabilities(full):
     lines = render_text(full).splitlines()
     mel, nevus = (next(line for line in lines if code in line) for code in ("(mel)", "(nv)"))

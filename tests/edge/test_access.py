@@ -88,10 +88,11 @@ def test_grpc_passes_with_a_key_and_says_what_is_wrong_without(locked: Edge, key
         assert client.models()
     with Client(address) as client, pytest.raises(DermserveError) as raised:
         client.models()
-    assert raised.value.status == "UNAUTHENTICATED"
+    assert (raised.value.status, raised.value.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    assert "x-api-key" in raised.value.message
 
 
-def test_grpc_is_told_of_a_rate_limit_in_its_own_words(locked: Edge, keys: Keys) -> None:
+def test_grpc_is_told_of_a_rate_limit_and_when_to_try_again(locked: Edge, keys: Keys) -> None:
     address = locked.url.removeprefix("http://")
     metadata = {"authorization": f"Bearer {keys.token(sub='gina')}"}
     with Client(address, metadata=metadata) as client:
@@ -99,7 +100,8 @@ def test_grpc_is_told_of_a_rate_limit_in_its_own_words(locked: Edge, keys: Keys)
             client.models()
         with pytest.raises(DermserveError) as raised:
             client.models()
-    assert raised.value.status == "RESOURCE_EXHAUSTED"
+    assert (raised.value.status, raised.value.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+    assert raised.value.retry_after == 60
 
 
 def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:

@@ -7,6 +7,7 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
+from dermserve.client import Client, Unavailable
 from dermserve.gateway.errors import STATUSES, GatewayError
 from dermserve.gateway.rpc import to_status
 from dermserve.local.edge import Edge
@@ -73,4 +74,7 @@ def test_without_a_gateway_it_says_that_none_can_answer(store: pathlib.Path) -> 
         assert response.status_code == 503
         assert response.json()["details"][0]["reason"] == "UNAVAILABLE"
         assert ask(edge.url, "/healthz").status_code == 503
+        with Client(edge.url.removeprefix("http://"), attempts=1) as client, pytest.raises(Unavailable) as raised:
+            client.models()
+        assert "no gateway can answer" in raised.value.message
         assert ask(edge.url, "/app/").status_code == 200

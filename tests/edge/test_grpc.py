@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from dermserve.client import Client, DermserveError
+from dermserve.client import Client, DermserveError, TooLarge
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2
 from tests.edge.envoys import MODEL
@@ -51,6 +51,12 @@ def test_the_client_works_through_it(edge: Edge, photo: bytes) -> None:
         with pytest.raises(DermserveError) as raised:
             client.classify(b"no image", model=MODEL)
         assert raised.value.reason == "UNSUPPORTED_FORMAT"
+
+
+def test_a_photo_that_the_edge_finds_too_large_is_said_to_be_so(tight: Edge) -> None:
+    with Client(tight.url.removeprefix("http://"), deadline=300) as client, pytest.raises(TooLarge) as raised:
+        client.classify(bytes(1_000_000), model=MODEL)
+    assert raised.value.reason == "IMAGE_TOO_LARGE"
 
 
 def test_a_browser_asks_for_one_photo(edge: Edge, photo: bytes) -> None:

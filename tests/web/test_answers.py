@@ -76,6 +76,38 @@ def test_levels_differ_in_shape_and_words_not_in_colour_alone(
     assert len({shape for shape, _ in looks}) == len({border for _, border in looks}) == 3
 
 
+def test_what_to_do_better_is_told_apart_from_why_it_is_not_sure(
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    both = ["REASON_BLURRED", "REASON_LOW_CONFIDENCE"]
+    tidy.answer_with({**confident, "verdict": "VERDICT_UNCERTAIN", "reasons": both})
+    lists = tidy.classify(lesion).locator(".verdict div:has(> h3)")
+    photo, other = lists.all_inner_texts()
+    assert photo.startswith("What to do better in the next photo")
+    assert "Hold still" in photo
+    assert other.startswith("Why it can't be said more surely")
+    assert "not clear either way" in other
+    tidy.press("Show or print for a doctor")
+    report = tidy.page.locator(".report")
+    expect(report).to_contain_text("Hold still")
+    expect(report).to_contain_text("not clear either way")
+    tidy.go("/")
+    tidy.answer_with({**confident, "verdict": "VERDICT_REJECTED", "reasons": ["REASON_NOT_SKIN", *both]})
+    said = tidy.classify(lesion).inner_text()
+    assert "Hold still" in said
+    assert "not clear either way" not in said  # of what is no photo of a spot
+
+
+def test_no_share_reads_as_certain(tidy: App, lesion: pathlib.Path, confident: dict[str, object]) -> None:
+    classes = [{"code": "nv", "probability": 0.99996}, {"code": "mel", "probability": 0.00004, "malignant": True}]
+    risk = {"level": "RISK_LEVEL_LOW", "probability": 0.00004}
+    tidy.answer_with({**confident, "classes": classes, "malignancy": risk, "viewsUsed": 1})
+    result = tidy.classify(lesion)
+    tidy.unfold()
+    assert result.locator(".value").all_inner_texts() == [">99.9 %", "<0.1 %"]
+    assert result.locator(".facts dd").last.inner_text() == "<0.1 %"
+
+
 @pytest.mark.parametrize(
     ("verdict", "reason", "first", "others"),
     [

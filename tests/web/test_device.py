@@ -285,6 +285,9 @@ def test_without_a_network_the_device_answers_and_the_page_says_so(ready: App, l
     words = ready.classify(lesion).inner_text()
     assert "Answered on this device, without a network" in words
     assert "Limited check on this device" in words
+    ready.press("Show or print for a doctor")
+    expect(ready.page.locator(".report")).to_contain_text("Limited check on this device")
+    ready.page.go_back()
     ready.press("Save to history")
     expect(ready.page.locator(".entry")).to_have_count(1)
 

@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.drawing import draw_lesion
 from tests.web.page import App
@@ -222,6 +222,20 @@ def test_it_says_what_it_knows_how_good_it_is_and_under_which_licence(app: App) 
     app.page.route("**/v1/models", lambda route: route.abort())
     app.page.reload()
     expect(app.page.locator("main")).to_contain_text("No figures can be shown")
+
+
+def test_cancers_that_were_missed_are_not_rounded_away(app: App) -> None:
+    def missed(route: Route) -> None:
+        found = route.fetch().json()
+        for version in found["model"]["versions"]:
+            version["card"]["calibration"]["ruleOut"]["sensitivity"] = {"value": 0.997, "low": 0.981, "high": 0.999}
+        route.fulfill(json=found)
+
+    app.page.route("**/v1/models/*", missed)
+    app.page.reload()
+    app.tab("Learn")
+    told = "Of 100 photos of cancers, about 99 were not called low risk (between 98 and 100)"
+    expect(app.page.locator("main")).to_contain_text(told)
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])

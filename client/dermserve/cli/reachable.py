@@ -16,7 +16,7 @@ import grpc
 from dermserve.cli.photos import shown
 from dermserve.cli.root import Entry
 from dermserve.cli.server import server_options
-from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
+from dermserve.client import Client, DeadlineExceeded, DermserveError, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", "gateway")
@@ -83,22 +83,21 @@ class _Doctor(click.Command):
 
 @click.command(cls=_Doctor)
 @server_options
-@click.option("--probe/--no-probe", default=True, help="Send a drawn picture, and a few at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
-def doctor(ctx: click.Context, /, *, client: Client, probe: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, /, *, client: Client, as_json: bool) -> None:
     """Check a running gateway from here: the address, proxies, TLS, the clock, time to an answer, models and load.
 
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     worst = 0
-    for finding in examine(client, probe=probe):
+    for finding in examine(client):
         worst |= finding.severity == "ERROR"
         finding.show(as_json=as_json)
     ctx.exit(worst)
 
 
-def examine(client: Client, *, probe: bool) -> Iterator[Finding]:
+def examine(client: Client) -> Iterator[Finding]:
     """Check everything from the address to the answer; after a failure, skip what depends on it."""
     connection = client._connection
     if proxy := connection.way.proxy:
@@ -115,7 +114,7 @@ def examine(client: Client, *, probe: bool) -> Iterator[Finding]:
     yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
     yield from _look_at_clock(client)
     yield from map(_look_at_model, models)
-    if probe and (ready := [model.name for model in models if model.ready]):
+    if ready := [model.name for model in models if model.ready]:
         yield from _look_at_answers(client, ready[0])
 
 
@@ -155,8 +154,6 @@ def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version
         took = time.monotonic() - started
-    except InvalidPhoto:  # another size or format than this model takes: not a fault
-        return
     except DermserveError as error:
         yield Finding("ERROR", error.reason, f"a picture is not classified: {error.message}", f"see {error.help}")
         return

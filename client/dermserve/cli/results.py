@@ -14,7 +14,7 @@ import click
 
 from dermserve.cli.photos import SUFFIXES, shown
 from dermserve.cli.root import Exit
-from dermserve.client import Answer, DermserveError, Unavailable, render_text
+from dermserve.client import Answer, DermserveError, Internal, Unavailable, render_text
 from dermserve.models.durable import replacing
 
 Row = dict[str, Any]
@@ -27,11 +27,12 @@ def print_json(answer: Answer) -> None:
 
 def print_text(answer: Answer) -> None:
     """Print an answer as text: a prediction on stdout, an error on stderr."""
-    if answer.error is None:
+    if (error := answer.error) is None:
         text = shown(render_text(answer.result()), keep="\n")
         click.echo(f"{shown(answer.id)}\n{text}\n")
     else:
-        said = f"{answer.id}: {answer.error.message} ({answer.error.reason}: {answer.error.help})"
+        request = f", request {error.request_id}" if isinstance(error, Internal) else ""
+        said = f"{answer.id}: {error.message} ({error.reason}: {error.help}{request})"
         click.echo(shown(said), err=True)
 
 
@@ -135,7 +136,7 @@ class Results:
                 record = json.loads(line)
                 records += [record] if isinstance(record, dict) and ("asked" in record or "file" in record) else []
         if lines and (not records or records[0] != self._asked):
-            raise click.UsageError(f"{path} is the journal of another question, or none: name another --resume file")
+            raise click.UsageError(f"{path} has answers of another model, version, label or tta, or none: name another")
         self._rows = {record["file"]: record for record in records if "file" in record}
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._file.truncate(sum(map(len, whole)))
@@ -177,8 +178,6 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(flat)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _flat(row: Row) -> Row:
@@ -187,11 +186,11 @@ def _flat(row: Row) -> Row:
     for name, value in row.items():
         if name == "classes":
             for top in value[:1]:
-                flat |= {"class": top["code"], "class_name": top["name"], "probability": top["probability"]}
+                flat |= {"top_class": top["code"], "top_name": top["name"], "top_probability": top["probability"]}
             flat |= {f"p_{one['code']}": one["probability"] for one in sorted(value, key=lambda one: one["code"])}
         elif isinstance(value, Mapping):
             flat |= {f"{name}_{key}": inner for key, inner in value.items()}
-        elif name != "stamp":
+        elif name not in ("stamp", "malignancy"):  # a rejected photo has no risk
             flat[name] = ";".join(map(str, value)) if isinstance(value, list) else value
     return flat
 

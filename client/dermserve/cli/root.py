@@ -37,8 +37,7 @@ class Entry:
 
     def load(self, name: str) -> click.Command:
         """Import the command; raise click.UsageError when its extra is not installed."""
-        if self.extra is None:  # for clients: gRPC's messages are already in the errors
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's messages are already in the errors
         with self.naming_extra(name):
             command = pkgutil.resolve_name(self.target)
         assert isinstance(command, click.Command)

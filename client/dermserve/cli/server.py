@@ -44,6 +44,10 @@ _OPTIONS = (
         "--deadline", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE, show_default=True,
         metavar="SECONDS", help="How long to wait for an answer.",
     ),
+    click.option(
+        "--api-key", metavar="KEY", envvar="DERMSERVE_API_KEY", show_envvar=True,
+        help="API key, for an edge that requires one. In the variable, others on this machine don't see it.",
+    ),
     *TLS_OPTIONS,
 )  # fmt: skip
 
@@ -52,10 +56,11 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets the client made from them as `client`."""
 
     @functools.wraps(function)
-    def command(*, target: str, deadline: float, **values: Any) -> Any:
+    def command(*, target: str, deadline: float, api_key: str | None, **values: Any) -> Any:
         given = {name: values.pop(name) for name in ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")}
         try:
-            client = Client(target, tls=tls_options(given), deadline=deadline)
+            key = {"x-api-key": api_key} if api_key else {}
+            client = Client(target, tls=tls_options(given), deadline=deadline, metadata=key)
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
         with client:

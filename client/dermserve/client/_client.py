@@ -129,7 +129,7 @@ class AsyncClient(_Base):
 
         A thread takes photos while fewer than `in_flight` are sent: a late photo delays no answer, and an iterator may
         wait for the answers to its earlier photos. A photo that fails raises nothing: its answer holds the error. If
-        the gateway goes away after it has answered, the photos in flight are sent again once it is back.
+        the gateway, or what is behind it, goes away after an answer, photos in flight are sent again until it is back.
 
         Args:
             photos: photos, or pairs of an id and a photo. What the iterable raises is raised after the answers to

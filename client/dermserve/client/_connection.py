@@ -84,7 +84,7 @@ class Connection:
             raise ValueError(f"{given}: give, for example, {DEFAULT_TARGET} or [::1]:50051")
         for key, value in self.metadata.items():
             if not (_KEY.fullmatch(key) and (key.endswith("-bin") or _VALUE.fullmatch(value))):
-                raise ValueError(f"metadata {key!r} needs a key of 0-9 a-z _ - . and a value of printable ASCII alone")
+                raise ValueError(f"metadata {key!r}: names have 0-9 a-z _ - . alone, and values printable ASCII")
         if not 1 <= self.attempts <= 5:  # gRPC's own cap
             raise ValueError(f"attempts must lie in 1..5, not {self.attempts}")
 

@@ -51,9 +51,9 @@ class DermserveError(Exception):
         """The section of the docs with cause and remedy."""
         return f"docs/errors.md#{'http' if self.reason.startswith('HTTP_') else self.reason.lower()}"
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | None]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints under `error`."""
-        return {"status": self.status, "reason": self.reason, "message": self.message}
+        return {name: getattr(self, name) for name in ("status", "reason", "message", "request_id")}
 
 
 class InvalidRequest(DermserveError):
@@ -126,12 +126,11 @@ _BY_STATUS: Mapping[str, type[DermserveError]] = {kind.status: kind for kind in 
     "ABORTED": Unavailable,
 }
 
-_TOO_LARGE = "IMAGE_TOO_LARGE", "MESSAGE_TOO_LARGE"
 _OTHERS = (
     "EMPTY_IMAGE", "IMAGE_TOO_COMPLEX", "IMAGE_TOO_SMALL", "TOO_MANY_PIXELS", "UNDECODABLE_IMAGE", "UNSUPPORTED_FORMAT",
 )  # fmt: skip
 PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
-    **dict.fromkeys(_TOO_LARGE, TooLarge), **dict.fromkeys(_OTHERS, InvalidPhoto)
+    "IMAGE_TOO_LARGE": TooLarge, "MESSAGE_TOO_LARGE": TooLarge, **dict.fromkeys(_OTHERS, InvalidPhoto)
 }  # fmt: skip
 """Reasons that blame the photo, whatever the status."""
 

@@ -40,6 +40,8 @@ def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode
         raise ValueError("give a version or a label, not both")
     if version is not None and not 1 <= version < 2**63:
         raise ValueError(f"versions count from 1 to 2^63 - 1, not {version}")
+    if tta not in [*TtaMode]:
+        raise ValueError(f"tta is one of {', '.join(TtaMode)}, not {tta!r}")
     selector = classifier_pb2.ModelSelector(name=model, version=version, label=label)
     mode = f"TTA_MODE_{TtaMode(tta).name}"
     return lambda image: classifier_pb2.ClassifyRequest(model=selector, image=image, tta=mode)

@@ -7,7 +7,6 @@ from dermserve.client._values import Prediction, Reason, RiskLevel, Verdict
 
 _BAR = 24
 _WIDTH = 100
-_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 _LEVELS = {
     RiskLevel.LOW: "LOW RISK: no sign of skin cancer was found",
@@ -50,7 +49,8 @@ def _lines(prediction: Prediction) -> Iterator[str]:
     for score in prediction.classes:
         deviation = f" ± {score.std * 100:4.1f}" if prediction.views_used > 1 else ""
         name = f"{score.common_name or score.name} ({score.code})"
-        yield f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {name}"
+        bar = "█" * round(score.probability * _BAR)
+        yield f"  {bar:<{_BAR}} {_percent(score.probability):>5} %{deviation}  {name}"
     views = f"{prediction.views_used} of {prediction.views_asked} view{'s' if prediction.views_asked > 1 else ''}"
     yield f"  {prediction.model} version {prediction.version}, {views}"
     yield f"  weights: {prediction.weights_digest[:12]}, gateway: {prediction.gateway_version}"
@@ -65,9 +65,9 @@ def _level(prediction: Prediction) -> str:
         return "NO ANSWER: take another photo" if prediction.verdict is Verdict.REJECTED else "NO ANSWER"
     words = _LEVELS.get(risk.level, f"{risk.level}: have it seen by a dermatologist")
     deviation = f" ± {risk.std * 100:.1f}" if prediction.views_used > 1 else ""
-    return f"{words} (malignancy risk {risk.probability * 100:.1f}{deviation} %)"
+    return f"{words} (malignancy risk {_percent(risk.probability)}{deviation} %)"
 
 
-def _bar(share: float) -> str:
-    whole, part = divmod(round(max(0.0, min(share, 1.0)) * _BAR * 8), 8)
-    return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(_BAR)
+def _percent(share: float) -> str:
+    """Write a share in percent; not as 0.0 or 100.0, which would say that something is certain."""
+    return "<0.1" if share < 0.0005 else ">99.9" if share >= 0.9995 else f"{share * 100:.1f}"

@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from dermserve.v1 import card_pb2, classifier_pb2
 
 T = TypeVar("T")
-STAGES = ("decode", "plan", "predict", "reduce", "total")
 
 
 class OpenEnum(StrEnum):
@@ -93,19 +92,19 @@ class ClassScore:
 class Prediction:
     """The answer of a model version for one photo. A screening aid, never a diagnosis."""
 
+    verdict: Verdict  #: Whether the prediction may be used at all.
+    malignancy: MalignancyRisk | None  #: None when the photo was rejected, or the model is untrained or uncalibrated.
+    reasons: tuple[Reason, ...]  #: Why the verdict is not CONFIDENT; empty when it is.
+    named_class: str  #: Code of the class that may be named as the answer; empty: name none.
+    classes: tuple[ClassScore, ...]  #: All classes, the most probable first; empty when the verdict is REJECTED.
+    notice: str  #: What to tell a person, in English, to be shown with the answer.
     model: str  #: Model that answered.
     version: int  #: Version that answered, for all views.
-    classes: tuple[ClassScore, ...]  #: All classes, the most probable first; empty when the verdict is REJECTED.
-    malignancy: MalignancyRisk | None  #: None when the photo was rejected, or the model is untrained or uncalibrated.
-    named_class: str  #: Code of the class that may be named as the answer; empty: name none.
-    verdict: Verdict  #: Whether the prediction may be used at all.
-    reasons: tuple[Reason, ...]  #: Why the verdict is not CONFIDENT; empty when it is.
     views_used: int  #: Views the probabilities are the mean of.
     views_asked: int  #: Views the TTA mode called for.
     timings_ms: Mapping[str, float]
     """Wall time of `decode`, `plan`, `predict` and `reduce`, and `total`, from the request's arrival to its answer."""
     request_id: str  #: Names this request in the gateway's logs.
-    notice: str  #: What to tell a person, in English, to be shown with the answer.
     weights_digest: str  #: SHA-256 of the weights that answered.
     gateway_version: str  #: Version of dermserve that the gateway runs.
 
@@ -179,7 +178,7 @@ def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
         malignancy=malignancy,
         verdict=Verdict.from_number(message.verdict),
         reasons=tuple(map(Reason.from_number, message.reasons)),
-        timings_ms={stage: getattr(message.timings, f"{stage}_ms") for stage in STAGES},
+        timings_ms={one.name[:-3]: getattr(message.timings, one.name) for one in message.timings.DESCRIPTOR.fields},
     )
 
 

@@ -23,6 +23,7 @@ from dermserve.client._values import Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_PAUSE = 0.5  # seconds before a photo is sent again to a gateway that went away
 _FIRST_ALONE = 0.25
 """Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
 answer for the next photo."""
@@ -229,20 +230,19 @@ class Many:
             self._events.put(error)
 
     def _classify(self, image: bytes) -> Prediction:
-        """Send a photo; again, once the gateway is back, if it went away after it had answered others."""
+        """Send a photo; again, until it is answered, if what was there to answer others has gone away."""
         end, heard = time.monotonic() + self._deadline, self._heard
-        try:
+        while True:
             try:
                 prediction = self._ask(image, self, end, heard)
-            except Unavailable as error:
-                if error.reason != error.status or not self._heard:  # the gateway says so, or there is none
+            except (DeadlineExceeded, Unavailable) as error:
+                heard = self._heard and isinstance(error, Unavailable) and time.monotonic() + _PAUSE < end
+                if not heard or self._stopped.wait(_PAUSE):
+                    self._heard = False
                     raise
-                prediction = self._ask(image, self, end, True)
-        except (DeadlineExceeded, Unavailable):
-            self._heard = False
-            raise
-        self._heard = True
-        return prediction
+            else:
+                self._heard = True
+                return prediction
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub."""

@@ -48,9 +48,13 @@ const PHOTO_REASONS = new Set<Reason>([
   "REASON_UNIFORM",
 ]);
 
+export function isAboutPhoto(reason: Reason): boolean {
+  return PHOTO_REASONS.has(reason);
+}
+
 /** Whether to take another photo first. */
 export function needsAnotherPhoto({ verdict, reasons }: Pick<Answer, "verdict" | "reasons">): boolean {
-  return verdict === "VERDICT_REJECTED" || reasons.some((reason) => PHOTO_REASONS.has(reason));
+  return verdict === "VERDICT_REJECTED" || reasons.some(isAboutPhoto);
 }
 
 /** Read the server's answer; a missing field counts as the worst value. */

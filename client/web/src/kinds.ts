@@ -22,13 +22,13 @@ const KINDS: Record<string, Kind> = {
     source: ["NHS, Actinic keratoses", `${NHS}actinic-keratoses/`],
     name: "sun damage that can become skin cancer",
     en: [
-      "Skin that years of sun have damaged. It is not cancer yet; a small part of such patches become one.",
+      "Skin that years of sun have damaged, of which a small part becomes cancer; or a very early skin cancer, still in the top layer of the skin (Bowen's disease).",
       "A dry, rough, scaly patch, often on the face, ears, scalp, hands or arms. It can be skin-coloured, pink, red or brown.",
       "They look at it, and may wait, freeze it, prescribe a cream, or take it away.",
     ],
     nama: "kerusakan akibat matahari yang bisa menjadi kanker kulit",
     id: [
-      "Kulit yang rusak oleh matahari selama bertahun-tahun. Ini belum kanker; sebagian kecil bisa menjadi kanker.",
+      "Kulit yang rusak oleh matahari selama bertahun-tahun, yang sebagian kecilnya menjadi kanker; atau kanker kulit sangat dini, masih di lapisan teratas kulit (penyakit Bowen).",
       "Bercak kering, kasar, bersisik, sering di wajah, telinga, kulit kepala, tangan, atau lengan. Warnanya seperti kulit, merah muda, merah, atau cokelat.",
       "Dokter memeriksanya, lalu bisa menunggu, membekukannya, memberi krim, atau mengangkatnya.",
     ],

@@ -42,11 +42,16 @@ function kinds(): HTMLElement[] {
   return [h("h3", {}, t("kinds")), h("ul", {}, ...lines)];
 }
 
+/** Rounded down: 99.7 of 100 are not all. What floating point makes of a whole number stays whole. */
+function floor(share: number): number {
+  return Math.floor(share * 100 + 1e-6);
+}
+
 /** The card's figures on test photos, as photos in a hundred. */
 function figures(ruleOut: OperatingPoint | undefined): HTMLElement[] {
   const { sensitivity, specificity } = ruleOut ?? {};
   if (!sensitivity || !specificity) return [h("p", {}, t("goodUnknown"))];
-  const hundred = ({ value = 0, low = 0, high = 0 }: Share) => ({ n: Math.round(value * 100), low: Math.round(low * 100), high: Math.round(high * 100) });
+  const hundred = ({ value = 0, low = 0, high = 0 }: Share) => ({ n: floor(value), low: floor(low), high: Math.ceil(high * 100) });
   return [
     h("p", {}, t("goodSensitivity", hundred(sensitivity))),
     h("p", {}, t("goodSpecificity", hundred(specificity))),

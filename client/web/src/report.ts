@@ -5,9 +5,9 @@ import { place } from "./bodymap";
 import { h, icon } from "./dom";
 import type { Spot } from "./history";
 import { said as answered, type Questions } from "./questions";
-import { headline } from "./result";
+import { headline, limits, reasons } from "./result";
 import { button, image } from "./screen";
-import { date, type Key, number, t } from "./strings";
+import { date, type Key, percent, t } from "./strings";
 
 export interface Reported {
   picture: Blob;
@@ -28,15 +28,17 @@ export function makeReport(entry: Reported, spot?: Spot): HTMLElement {
 }
 
 function lines({ answer, time, questions }: Reported, spot?: Spot): [Key, string][] {
-  const share = (value: number) => t("probability", { p: number(value * 100) });
-  const classes = answer.scores.map(({ medical, code, probability }) => `${medical} (${code}) ${share(probability)}`).join("; ");
+  const classes = answer.scores.map(({ medical, code, probability }) => `${medical} (${code}) ${percent(probability)}`).join("; ");
   const unsure = answer.verdict === "VERDICT_CONFIDENT" ? "" : ` (${t("unsure")})`;
   const all: [Key, string][] = [
     ["date", date(time, true)],
     ["place", spot ? [spot.name, place(spot.place)].filter(Boolean).join(", ") : ""],
     ["result", headline(answer) + unsure],
     ["advice", headline(answer, questions) === headline(answer) ? "" : headline(answer, questions)],
-    ["risk", answer.risk === null ? "" : share(answer.risk)],
+    ["limits", limits(answer)],
+    ["whyPhoto", reasons(answer, true).join(" ")],
+    ["why", reasons(answer, false).join(" ")],
+    ["risk", answer.risk === null ? "" : percent(answer.risk)],
     ["classes", classes],
     ["patientSays", answered(questions)],
     ["notes", spot?.notes ?? ""],

@@ -1,11 +1,11 @@
 // The result: what to do first, then why; classes and technical details only on request.
 
-import { type Answer, type Level, needsAnotherPhoto, type Score } from "./answer";
+import { type Answer, isAboutPhoto, type Level, needsAnotherPhoto, type Score } from "./answer";
 import { shot } from "./check";
 import { h, icon } from "./dom";
 import { className, kindOf } from "./kinds";
 import { said as answered, makeQuestions, noQuestions, type Questions, signsOf } from "./questions";
-import { isKey, type Key, number, t } from "./strings";
+import { isKey, type Key, number, percent, t } from "./strings";
 
 /** How an answer looks: each differs from the others in shape and text, not in colour alone. */
 interface Said {
@@ -61,9 +61,10 @@ function verdict(answer: Answer, questions: Questions): HTMLElement {
     h("div", { className: "level" }, icon(symbol), h("h2", { id: "verdict" }, t(title))),
     h("p", { className: "todo" }, t(words)),
     alarmed && h("p", { className: "alarmed" }, t(`raised_${answer.level}`, { signs: signsOf(questions) })),
-    answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),
+    answer.source === "device" && h("p", {}, limits(answer)),
     !(alarmed && answer.level === "low") && named(answer),
-    reasons(answer),
+    listed("whyPhoto", reasons(answer, true)),
+    listed("why", reasons(answer, false)),
   );
 }
 
@@ -72,11 +73,19 @@ function named(answer: Answer): HTMLElement | null {
   return score ? h("p", {}, t("named", { name: className(score.code, score.name) })) : null;
 }
 
-function reasons(answer: Answer): HTMLElement | null {
-  const lines = answer.reasons.filter((reason): reason is typeof reason & Key => isKey(reason)).map((reason) => h("li", {}, t(reason)));
-  if (lines.length === 0) return null;
-  const title = t(needsAnotherPhoto(answer) ? "whyPhoto" : "why");
-  return h("div", {}, h("h3", {}, title), h("ul", {}, ...lines));
+/** What an answer on the device lacks; empty for an answer of the server. */
+export function limits(answer: Answer): string {
+  return answer.source === "device" ? `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim() : "";
+}
+
+/** The reasons in words: those about the photo, or the others, which mean nothing if the photo shows no spot. */
+export function reasons({ verdict, reasons }: Answer, photo: boolean): string[] {
+  const meant = reasons.filter((one) => (photo ? isAboutPhoto(one) : !isAboutPhoto(one) && verdict !== "VERDICT_REJECTED"));
+  return meant.filter((one): one is typeof one & Key => isKey(one)).map((one) => t(one));
+}
+
+function listed(title: Key, lines: string[]): HTMLElement | null {
+  return lines.length > 0 ? h("div", {}, h("h3", {}, t(title)), h("ul", {}, ...lines.map((line) => h("li", {}, line)))) : null;
 }
 
 function resembles(answer: Answer): HTMLElement {
@@ -104,7 +113,7 @@ function bar(score: Score, answer: Answer): HTMLLIElement {
     h(
       "span",
       { className: "value" },
-      t("probability", { p: number(score.probability * 100) }),
+      percent(score.probability),
       answer.viewsUsed > 1 && h("small", {}, ` ${t("spread", { s: number(score.std * 100) })}`),
     ),
     h("span", { className: "track", "aria-hidden": "true" }, share, answer.viewsUsed > 1 && spread),
@@ -121,7 +130,7 @@ function facts(answer: Answer): HTMLElement {
     ["viewsUsed", t("viewsOf", { used: answer.viewsUsed, asked: answer.viewsAsked })],
     ["request", answer.requestId],
     ["time", answer.totalMs > 0 ? t("milliseconds", { n: number(answer.totalMs, 0) }) : ""],
-    ["risk", answer.risk === null ? "" : t("probability", { p: number(answer.risk * 100) })],
+    ["risk", answer.risk === null ? "" : percent(answer.risk)],
   ];
   const known = rows.filter(([, value]) => value);
   const here = answer.source === "device";

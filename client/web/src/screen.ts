@@ -34,7 +34,7 @@ export function show(title: string, content: Content, { above }: { above?: strin
     h("main", { id: "main", tabIndex: -1 }, ...content.filter((node): node is Node => Boolean(node))),
     navigation(),
   );
-  document.title = `${title} · ${t("appName")}`;
+  document.title = title === t("appName") ? title : `${title} · ${t("appName")}`;
   say("");
   scrollTo(0, place());
   heading.focus({ preventScroll: true });

@@ -34,6 +34,12 @@ export function number(value: number, digits = 1): string {
   return value.toLocaleString(current, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+/** A share in percent; not as 0.0 or 100.0, which would say that something is certain. */
+export function percent(share: number): string {
+  const p = share < 0.0005 ? `<${number(0.1)}` : share >= 0.9995 ? `>${number(99.9)}` : number(share * 100);
+  return t("probability", { p });
+}
+
 /** Format a moment or a day (YYYY-MM-DD). A day is local: parsed as UTC, it would be the day before in the west. */
 export function date(time: number | string, withTime = false): string {
   const local = navigator.language.startsWith(current) ? navigator.language : current;

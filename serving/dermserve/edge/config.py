@@ -6,15 +6,15 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, json_format
+from google.rpc import error_details_pb2, status_pb2  # noqa: F401 - the details' types
 
 from dermserve.edge.settings import SITE, Settings, SettingsError, read_keys, split_address
 
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
-_JSON_OVERHEAD = 4096
 RUNTIME = SITE.with_name("litert")  # LiteRT.js, which `make web` puts here; it is 9 MB, so it is not in the repository
 VIEWER = SITE.with_name("rapidoc")  # the viewer of the API page, which `make web` puts here; no page without it
 ON_DEVICE = "mobilenet_v3_small"  # the model that is small enough for a phone
@@ -76,18 +76,24 @@ def _values(settings: Settings) -> dict[str, Any]:
     return {
         "s": settings,
         "address": _address,
-        "authenticates": settings.authenticates,
         "descriptors": base64.b64encode(described.SerializeToString(deterministic=True)).decode(),
         "files": list(_files(settings)),
         "gateway_name": settings.gateway_tls_name or split_address(settings.gateway, name="gateway")[0],
         "keys": read_keys(settings.keys) if settings.keys else {},
-        "max_json_bytes": (settings.max_photo_bytes + 2) // 3 * 4 + _JSON_OVERHEAD,
+        "max_json_bytes": (settings.max_photo_bytes + 2) // 3 * 4 + 4096,  # base64, and JSON around it
         "schemes": [
             *(['Bearer realm="dermserve"'] if settings.jwks else []),
             *(['ApiKey realm="dermserve", header="x-api-key"'] if settings.keys else []),
         ],
+        "packed": _packed,
         "source": lambda name: (_TEMPLATES / name).read_text(encoding="utf-8"),
     }
+
+
+def _packed(code: int, message: str, details: Sequence[Mapping[str, Any]]) -> str:
+    """Write a google.rpc.Status as gRPC callers get it, in grpc-status-details-bin."""
+    status = json_format.ParseDict({"code": code, "message": message, "details": details}, status_pb2.Status())
+    return base64.b64encode(status.SerializeToString(deterministic=True)).decode()
 
 
 def _address(text: str) -> str:

@@ -16,7 +16,6 @@ from dermserve.local.child import HOST
 from dermserve.local.edge import Edge
 
 _PORT = click.IntRange(0, 65535)
-_DEADLINE = 60.0
 _EDGE_PORT = 8080
 _store_option = click.option(
     "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE,
@@ -103,7 +102,7 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     try:
         with (
             Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack,
-            Client(stack.gateway_address, deadline=_DEADLINE) as client,
+            Client(stack.gateway_address, deadline=60.0) as client,
         ):
             for model, tta in itertools.product(models, (TtaMode.NONE, TtaMode.FULL)):
                 click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")

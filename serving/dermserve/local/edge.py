@@ -35,7 +35,6 @@ class Edge(InOrder):
     settings: Settings  # settings of the edge; `admin` and `www` are chosen here
     _: KW_ONLY
     store: pathlib.Path  # where the on-device model is taken from, and beside which logs are written
-    ready_timeout: float = 60.0  # seconds for Envoy to start and find the gateway healthy
     say: Callable[[str], None] = lambda line: None  # takes a line of progress
     url: str = field(default="", init=False)  # where it listens, "http://HOST:PORT", once entered
     metrics: str = field(default="", init=False)  # HOST:PORT of its metrics, once entered, where there are any
@@ -63,7 +62,7 @@ class Edge(InOrder):
         parts.callback(self.child.stop, grace=_GRACE)
         parts.callback(self._drain)
         parts.callback(self.say, "stopping the edge")
-        self.child.wait_ready(timeout=self.ready_timeout)
+        self.child.wait_ready(timeout=60.0)
         self._admin = settings.admin
         listeners = self._ask("/listeners?format=json")["listener_statuses"]
         places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
@@ -72,11 +71,8 @@ class Edge(InOrder):
         self.metrics = addresses.get("metrics", "")
         self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
         self.say(f"edge ready at {self.url}")
-        if not found["runtime"]:
-            lacking = "the package comes without the on-device runtime, which `make web` fetches in a checkout"
-            self.say(f"the page can't answer without a network: {lacking} (docs/edge.md)")
-        elif "model" not in found:
-            self.say("the page can't answer without a network: the store holds no model.tflite")
+        if not (found["runtime"] and "model" in found):
+            self.say("the page can't answer without a network: docs/page.md#without-a-network says what it lacks")
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):

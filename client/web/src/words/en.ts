@@ -126,6 +126,7 @@ export const en = {
   another: "Take another photo",
   frameAgain: "Frame again",
   limited: "Limited check on this device: check the spot again when you have a connection.",
+  limits: "Limits",
   noSkinCheck: "It can't be checked here whether the photo shows skin, so this is never an all-clear.",
   analysed: "The part of the photo that was looked at",
   resembles: "What it resembles",

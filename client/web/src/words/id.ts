@@ -124,6 +124,7 @@ export const id: Record<Key, string> = {
   another: "Ambil foto lain",
   frameAgain: "Bingkai ulang",
   limited: "Pemeriksaan terbatas di perangkat ini: periksa bintik itu lagi saat ada koneksi.",
+  limits: "Keterbatasan",
   noSkinCheck: "Di sini tidak bisa diperiksa apakah foto menunjukkan kulit, jadi hasil ini tidak pernah berarti aman.",
   analysed: "Bagian foto yang diperiksa",
   resembles: "Kemiripannya",
@@ -146,7 +147,7 @@ export const id: Record<Key, string> = {
   saved: "Tersimpan di perangkat ini.",
   whichSpot: "Simpan sebagai",
   newSpot: "Bintik baru",
-  close: "Tutup saja",
+  close: "Tutup tanpa menyimpan",
   forDoctor: "Tunjukkan atau cetak untuk dokter",
 
   wrongPhoto: "Foto ini tidak bisa dibaca. Pilih atau ambil foto lain.",
