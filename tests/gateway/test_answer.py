@@ -118,6 +118,7 @@ BENIGN, OPEN, MALIGN = (0.01, 0.01, 0.9, 0.08), (0.2, 0.1, 0.6, 0.1), (0.7, 0.1,
             [REASON_NOT_SKIN],
             RISK_LEVEL_UNSPECIFIED,
         ),
+        (reduced(OPEN, ood=5.1, std=0.11), VERDICT_REJECTED, [REASON_NOT_SKIN], RISK_LEVEL_UNSPECIFIED),
         (reduced(MALIGN, ood=3.0, std=0.1), VERDICT_CONFIDENT, [], RISK_LEVEL_HIGH),
     ],
 )

@@ -78,9 +78,11 @@ function spread(values: number[]): [number, number] {
 }
 
 function* allReasons(seen: Seen, measures: Measures, reduced: Reduced, fitted: Calibration): Generator<Reason> {
-  if (above(seen.oodScore, fitted.maxOodScore)) yield "REASON_NOT_SKIN";
+  const isSkin = !above(seen.oodScore, fitted.maxOodScore);
+  if (!isSkin) yield "REASON_NOT_SKIN";
   else if (above(seen.oodScore, fitted.maxScopeScore)) yield "REASON_OUT_OF_SCOPE";
   yield* quality(measures, fitted.quality ?? {});
+  if (!isSkin) return; // nothing can be said of a risk
   if (!fitted.ruleOut || !fitted.ruleIn) yield "REASON_UNCALIBRATED_MODEL";
   else if (isOpen(reduced, fitted)) yield "REASON_LOW_CONFIDENCE";
   if (above(reduced.riskStd, fitted.maxViewStd)) yield "REASON_VIEW_DISAGREEMENT";

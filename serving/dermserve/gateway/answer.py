@@ -124,11 +124,14 @@ def judge(reduced: Reduced, measures: Measures, *, card: card_pb2.Card) -> Judge
 
 def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Iterator[api.Reason]:
     fitted = card.calibration
-    if fitted.HasField("max_ood_score") and reduced.ood_score > fitted.max_ood_score:
+    is_skin = not fitted.HasField("max_ood_score") or reduced.ood_score <= fitted.max_ood_score
+    if not is_skin:
         yield api.REASON_NOT_SKIN
     elif fitted.HasField("max_scope_score") and reduced.ood_score > fitted.max_scope_score:
         yield api.REASON_OUT_OF_SCOPE
     yield from judge_quality(measures, fitted.quality)
+    if not is_skin:  # nothing can be said of a risk
+        return
     if not (fitted.HasField("rule_out") and fitted.HasField("rule_in")):
         yield api.REASON_UNCALIBRATED_MODEL
     elif _is_open(reduced, card):
