@@ -54,6 +54,22 @@ def test_the_interval_draws_lesions_and_not_photos() -> None:
     assert high - low > 2 * (narrow_high - narrow_low)
 
 
+def test_a_few_lesions_that_are_all_right_give_no_certainty() -> None:
+    labels, lesions = np.repeat([0, 1], [6, 4]), [*"aabcde", *"fghi"]
+    found = intervals(labels, labels, lesions)
+    assert found["accuracy_95"] == pytest.approx([0.025 ** (1 / 9), 1])  # exact, of nine lesions
+    assert found["balanced_accuracy_95"] == pytest.approx([(0.025 ** (1 / 5) + 0.025 ** (1 / 4)) / 2, 1])
+    low, high = intervals(labels, 1 - labels, lesions)["accuracy_95"]
+    assert low == 0 < high
+
+
+def test_no_more_of_a_few_photos_than_the_share_are_beyond_a_limit() -> None:
+    found, labels = RNG.uniform(2, 50, 70).astype(np.float32), np.repeat([0, 1, 2], [40, 19, 11])
+    limit = fit.fit_max_score(found, labels, false_rejections=0.01, of_class=0.05)
+    assert (found > limit).mean() <= 0.01
+    assert max((found[labels == label] > limit).mean() for label in range(3)) <= 0.05
+
+
 WIDTH = 8
 
 

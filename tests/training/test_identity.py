@@ -337,10 +337,14 @@ def test_the_version_of_pixels_changes_with_any_line_of_code(tmp_path: Path, mon
     for name in ("views.py", "decode.py"):
         (code / name).write_text((code / name).read_text() + "\n")
         versions.append(pixels.imaging_version.__wrapped__())
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"another {name}")
-    versions.append(pixels.imaging_version.__wrapped__())
+    real = importlib.metadata.version
+    for another in ("pillow", "cykooz-resizer", "simplejpeg", "pillow-heif"):
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda name, other=another: real(name) + "+" * (name == other)
+        )
+        versions.append(pixels.imaging_version.__wrapped__())
     assert versions[0] == versions[1]
-    assert len(set(versions)) == 4
+    assert len(set(versions)) == 7
 
 
 def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dermserve.imaging import decode
 from dermserve.models.durable import replacing
@@ -27,6 +29,30 @@ LABELS = "path,label,lesion_id,split\n"
 def test_a_folder_a_class_is_read_whatever_the_case_of_its_names(folders: MakeFolders) -> None:
     base = folders({"BCC": 2, "Scc": 3, "normal": 1})
     assert Counter(sample.label for sample in read_samples(base, CLASSES)) == {0: 2, 1: 3, 2: 1}
+
+
+def test_heic_is_read_as_in_serving(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    draw(photo := tmp_path / "bcc" / "drawn.png", label=0, seed=0)
+    with Image.open(photo) as image:
+        pillow_heif.from_pillow(image).save(tmp_path / "bcc" / "IMG_1.HEIC")
+    photo.unlink()
+    samples = read_samples(tmp_path, CLASSES)
+    assert [sample.name for sample in samples] == ["bcc/IMG_1.HEIC"]
+    assert "left out" not in capsys.readouterr().err
+    pixels = load_pixels(samples, folder=tmp_path / "cache", side=32)
+    np.testing.assert_array_equal(pixels[0], decode(samples[0].path.read_bytes(), height=32, width=32))
+
+
+def test_a_photo_in_two_formats_is_one_lesion_and_one_row(tmp_path: Path) -> None:
+    for seed, name in enumerate(("a/IMG_1.jpg", "a/IMG_1.png", "a/IMG_2.png", "b/IMG_2.png")):
+        draw(tmp_path / "bcc" / name, label=0, seed=seed)
+    lesions = {sample.name: sample.lesion for sample in read_samples(tmp_path, CLASSES)}
+    assert lesions["bcc/a/IMG_1.jpg"] == lesions["bcc/a/IMG_1.png"]
+    assert len(set(lesions.values())) == 3
+    (tmp_path / "metadata.csv").write_text("isic_id,diagnosis_1,lesion_id\nIMG_1,Basal cell carcinoma,L1\n")
+    lesions = {sample.name: sample.lesion for sample in read_samples(tmp_path, CLASSES)}
+    assert [name for name, lesion in lesions.items() if lesion == "L1"] == ["bcc/a/IMG_1.jpg", "bcc/a/IMG_1.png"]
 
 
 def test_labels_csv_gives_the_split(tmp_path: Path) -> None:

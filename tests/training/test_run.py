@@ -1,6 +1,7 @@
 """What follows training, on tiny data: evaluating, packing, reporting, exporting."""
 
 import functools
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -224,7 +225,13 @@ def test_a_report_shows_another_run_that_was_evaluated(
     run = Path(shutil.copytree(evaluated, tmp_path / "run"))
     options = ["--data", photos, "--cache", photos.parent / "cache", "--thin", 2]
     assert "whole is not calibrated" in command(cli.evaluate, run, *options, "--paper", whole, code=1)
-    command(cli.evaluate, run, *options, "--paper", evaluated)
+    assert "evaluated is no run of mobilenet_v3_small that was split by image" in command(
+        cli.evaluate, run, *options, "--paper", evaluated, code=1
+    )
+    by_image = Path(shutil.copytree(evaluated, tmp_path / "by image"))
+    fields = json.loads((by_image / "experiment.json").read_text())
+    (by_image / "experiment.json").write_text(json.dumps(fields | {"protocol": "image"}))
+    command(cli.evaluate, run, *options, "--paper", by_image)
     assert "random by image (the paper&#39;s protocol), one view" in (run / "report" / "index.html").read_text()
 
 

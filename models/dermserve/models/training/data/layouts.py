@@ -18,12 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dermserve.imaging.heif import HEIC
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_contradictions
 from dermserve.models.training.data.tables import SPLITS, Row, Table, class_of, read_table
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.terminal import say
 
-_PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
+_PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", *((".heic", ".heif") if HEIC else ())})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
 _TABLES = frozenset({".csv", ".tab", ".tsv"})
 # Folders of operating systems: copies, deleted photos, and what only root may read at the top of a disk.
@@ -80,7 +81,7 @@ def _walk(directory: Path) -> tuple[list[str], list[str]]:
         say(f"left out {len(found['junk'])} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
     if others := Counter(Path(name).suffix.lower() for name in found["others"]):
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG (HEIC: extra heic)")
     return found["photos"], found["tables"]
 
 
@@ -153,7 +154,8 @@ def _match(
         found = by_stem.get(unicodedata.normalize("NFC", stem).casefold(), ())  # systems write accents differently
         found = [photo for photo in found if Path(photo).stem == stem] or found
         found = [photo for photo in found if Path(photo).is_relative_to(beside)] or found
-        if len(found) > 1 and len({(directory / photo).read_bytes() for photo in found}) > 1:
+        several = len({Path(photo).with_suffix("") for photo in found}) > 1  # else one photo in two formats
+        if several and len({(directory / photo).read_bytes() for photo in found}) > 1:
             raise DataError(f"{table.path} names {row.photo}, which may be {found[0]} or {found[1]}: write paths there")
         yield from ((row, photo) for photo in found)
 

@@ -73,7 +73,10 @@ def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArra
 def imaging_version() -> str:
     """Return a digest of the code of dermserve.imaging and of the versions of the packages that it imports."""
     files = [file for folder in dermserve.imaging.__path__ for file in sorted(Path(folder).rglob("*.py"))]
-    versions = [importlib.metadata.version(package) for package in ("numpy", "pillow")]
+    versions = []
+    for package in ("numpy", "pillow", "simplejpeg", "cykooz-resizer", "pillow-heif"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the last three may be absent
+            versions.append(f"{package} {importlib.metadata.version(package)}")
     return json_digest([[file.read_text(encoding="utf-8") for file in files], versions])[:16]
 
 

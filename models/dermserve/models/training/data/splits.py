@@ -73,12 +73,16 @@ def digest_file(sample: Sample) -> str:
 
 
 def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
-    """Join photos with common lesions, as the data set names them, or equal files, under the first lesion's name."""
+    """Join photos with common lesions, as the data set names them, or equal files, under the first lesion's name.
+
+    So are files of one name in one folder, as IMG_1.HEIC and IMG_1.JPG: one photo in two formats.
+    """
     from scipy.cluster.hierarchy import DisjointSet  # in the extra `train`, which an export does not need
 
     groups, names = DisjointSet(range(len(samples))), dict[Any, str]()
     for item, (sample, own) in enumerate(zip(samples, lesions, strict=True)):
-        for key in (*(("lesion", name) for name in own), ("bytes", sample.digest)):
+        photo = ("photo", sample.name.rpartition(".")[0])
+        for key in (*(("lesion", name) for name in own), ("bytes", sample.digest), photo):
             groups.add(key)
             groups.merge(item, key)
     for item, own in enumerate(lesions):

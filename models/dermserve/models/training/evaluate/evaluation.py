@@ -17,7 +17,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part, write_split
+from dermserve.models.training.data.splits import Part, Protocol, write_split
 from dermserve.models.training.errors import DataError, RunError, file_digest, read_json
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
@@ -40,7 +40,7 @@ def evaluate_own(
     `also`, the same lesions at another resolution, too. `again` says why test photos are measured again with other
     weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
     """
-    beside = None if paper is None else FinishedRun(paper).evaluated("metrics")  # refused before the work
+    beside = None if paper is None else _paper_metrics(paper, run.model)  # refused before the work
     report = run.folder / "report"
     report.mkdir(exist_ok=True)
     _draw_history(report / "curves.png", run)
@@ -95,6 +95,13 @@ def evaluate_own(
     )
     _write_report(report, run, fitted, test[0], paper=beside)
     return metrics
+
+
+def _paper_metrics(folder: Path, model: str) -> dict[str, Any]:
+    found = FinishedRun(folder)
+    if (found.model, found.experiment.protocol) != (model, Protocol.IMAGE):
+        raise RunError(f'{folder} is no run of {model} that was split by image (protocol = "image")')
+    return found.evaluated("metrics")
 
 
 def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> dict[str, Any]:

@@ -140,9 +140,9 @@ def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str
         times = _BEYOND.get(limit, 1.0)
         of_each = [[getattr(found, limit[4:]) for found in good] for good in sets]
         if limit.startswith("min_"):
-            limits[limit] = min(float(np.quantile(values, times * share)) for values in of_each)
+            limits[limit] = min(float(np.quantile(values, times * share, method="lower")) for values in of_each)
         else:
-            limits[limit] = max(float(np.quantile(values, 1 - times * share)) for values in of_each)
+            limits[limit] = max(float(np.quantile(values, 1 - times * share, method="higher")) for values in of_each)
     limits["min_contrast"] /= 2  # a uniform photo shows nothing
     return limits
 
@@ -225,8 +225,8 @@ def fit_scope(features: Floats, *, others: Floats, weights: NDArray[np.float64])
 
 def fit_max_score(found: Floats, labels: NDArray[np.int64], *, false_rejections: float, of_class: float) -> float:
     """Find the score, at least 1, that at most a share of all scores [N] and one of any class's exceed."""
-    classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
-    return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
+    shares = [(found, false_rejections), *((found[labels == label], of_class) for label in np.unique(labels))]
+    return max(1.0, *(float(np.quantile(scores, 1 - share, method="higher")) for scores, share in shares))
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

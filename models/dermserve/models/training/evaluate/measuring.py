@@ -119,7 +119,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dic
     return {
         "photos": len(codes),
         "not_confident": float(stopped.mean()),
-        "out_of_scope": float((decided.strange & ~decided.rejected).mean()),
+        "out_of_scope": float(decided.strange.mean()),
         "rejected": float(decided.rejected.mean()),
         "by_class": {str(code): float(stopped[codes == code].mean()) for code in sorted(set(codes))},
     }
@@ -207,15 +207,17 @@ def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]
 
 
 def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, list[float]]:
-    """Return the 95 % percentile intervals of accuracy and balanced accuracy, bootstrapped over lesions."""
-    owner, times = _resample(lesions)
-    classes = max(labels.max(), answers.max()) + 1
-    tables = np.zeros((times.shape[1], classes, classes))
-    np.add.at(tables, (owner, labels, answers), 1)
-    drawn = np.tensordot(times, tables, 1)  # a confusion matrix for each round
-    right, whole = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=2)
-    recalls = np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-    return {
-        "accuracy_95": np.quantile(right.sum(1) / whole.sum(1), _ENDS).tolist(),
-        "balanced_accuracy_95": np.quantile(np.nanmean(recalls, axis=1), _ENDS).tolist(),
-    }
+    """Return the 95 % intervals of accuracy and balanced accuracy, as those of a share."""
+    hits, of_each = answers == labels, np.asarray(lesions)
+    owner, times = _resample(of_each)
+    recalls, shares = [], []
+    for label in np.unique(labels):
+        kept = labels == label
+        found, whole = (times @ np.bincount(owner, weights=photos) for photos in (hits & kept, kept))
+        recalls.append(np.divide(found, whole, out=np.full_like(whole, np.nan), where=whole > 0))
+        shares.append(_share_of(hits[kept], of_each[kept]))
+    ends = np.quantile(np.nanmean(recalls, axis=0), _ENDS).tolist()
+    if hits.all() or not hits.any():
+        ends = [float(np.mean([share[end] for share in shares])) for end in ("low", "high")]
+    accuracy = _share_of(hits, of_each)
+    return {"accuracy_95": [accuracy["low"], accuracy["high"]], "balanced_accuracy_95": ends}

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views
+from dermserve.models.architectures import weights_digest
 from dermserve.models.durable import replacing
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import freeze
 from dermserve.models.training.data.photos import Labelled, imaging_version
-from dermserve.models.training.errors import DAMAGED, read_arrays
+from dermserve.models.training.errors import DAMAGED, json_digest, read_arrays
 from dermserve.models.training.terminal import track
 
 _VIEWS_AT_ONCE = 64
@@ -76,18 +76,18 @@ class Predictor:
         return lambda images: {name: value.numpy() for name, value in core(tf.constant(images)).items()}
 
     @functools.cached_property
-    def _weights(self) -> list[str]:
-        return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
+    def _weights(self) -> str:
+        return weights_digest(self.network)
 
     def predict(self, photos: Labelled, what: str, *, views: Sequence[str] = STANDARD_VIEWS[:1]) -> Predictions:
         """Run views of photos, or read their outputs from the cache; `what` names the step for the progress bar."""
         settings = [self.network.name, self._weights, list(views), imaging_version()]
-        folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
+        folder = self.cache / f"outputs-{json_digest(settings)[:24]}"
         folder.mkdir(parents=True, exist_ok=True)
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
         for start in track(range(0, len(photos), step), what):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
-            file = folder / f"{_digest(photos.images[chunk.rows].tobytes())}.npz"
+            file = folder / f"{hashlib.sha256(photos.images[chunk.rows].tobytes()).hexdigest()[:24]}.npz"
             try:
                 arrays = read_arrays(file)
                 parts.append((arrays["logits"], arrays["features"]))
@@ -106,17 +106,13 @@ def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> tuple[
     return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:24]
-
-
 @dataclass(frozen=True, slots=True)
 class Verdicts:
     """The verdicts of N photos; bool [N] each."""
 
     rejected: Flags  # not skin
     bad: Flags  # quality too bad to judge
-    strange: Flags  # out of scope
+    strange: Flags  # out of scope, and not rejected
     confident: Flags  # VERDICT_CONFIDENT
     low: Flags  # risk level LOW, which only confident answers have
     high: Flags  # risk level HIGH
@@ -140,9 +136,9 @@ def decide(
     risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]
     flags = quality_flags(measures, found["quality"])
     bad = np.any(list(flags.values()), axis=0)
-    strange = scores > found.get("max_scope_score", np.inf)
-    below, above = risk < found["rule_out"]["threshold"], risk >= found["rule_in"]["threshold"]
     rejected = scores > found["max_ood_score"]
+    strange = ~rejected & (scores > found.get("max_scope_score", np.inf))
+    below, above = risk < found["rule_out"]["threshold"], risk >= found["rule_in"]["threshold"]
     good = ~(rejected | bad | strange | (risks.std(axis=1) > found["max_view_std"]))
     low, confident_high = good & below & ~answer, good & above & answer
     confident = low | confident_high
