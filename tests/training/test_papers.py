@@ -24,7 +24,7 @@ EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
 LABELS = np.arange(280) % 7
 SAMPLES = [Sample(Path(f"{index}.png"), f"{index}.png", int(label), str(index)) for index, label in enumerate(LABELS)]
 VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
-Fill = Callable[..., list[heads.Row]]
+Fill = Callable[..., list[tuple[Any, ...]]]
 
 
 def means(name: str, *_: object, **__: object) -> keras.Model:
@@ -43,7 +43,7 @@ def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fill:
     def run(
         settings: Sequence[tuple[float, float, int]], samples: Sequence[Sample] = SAMPLES, extra: str = "",
         values: NDArray[np.float32] = VALUES,
-    ) -> list[heads.Row]:  # fmt: skip
+    ) -> list[tuple[Any, ...]]:  # fmt: skip
         experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
         photos = Labelled.whole(np.empty((len(samples), 0)), samples=samples)
         data = types.SimpleNamespace(part=lambda *_: photos)
@@ -60,7 +60,16 @@ def test_each_backbone_gets_a_row(tmp_path: Path, photos: Path, monkeypatch: pyt
     monkeypatch.setattr(heads, "_train_head", lambda *_: (0.5, 0.25, 1.0))
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
-    arguments += ["--weights", "mobilenet=random", "--weights", "mobilenet_v3_small=random", "--cache", tmp_path / "c"]
+    arguments += [
+        "--weights",
+        "mobilenet",
+        "random",
+        "--weights",
+        "mobilenet_v3_small",
+        "random",
+        "--cache",
+        tmp_path / "c",
+    ]
     command(cli.backbones, *arguments)
     with (tmp_path / "out" / "backbones.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -78,25 +87,21 @@ def test_features_that_tell_the_classes_apart_are_learned_from(
     monkeypatch.setattr(heads, "load", means)
     (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("epochs = 15", "epochs = 40"))
     arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
-    command(cli.backbones, *arguments, "--weights", "mobilenet=random", "--cache", tmp_path / "cache")
+    command(cli.backbones, *arguments, "--weights", "mobilenet", "random", "--cache", tmp_path / "cache")
     (row,) = csv.DictReader((tmp_path / "out" / "backbones.csv").read_text().splitlines())
     assert (row["backbone"], row["parameters"], row["accuracy"]) == ("mobilenet", "0", "1.0")
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [("vgg=imagenet", "'vgg=imagenet' is not NAME=WEIGHTS"), ("mobilenet=imagenet", "a backbone is named twice")],
-)
-def test_wrong_weights_of_backbones_are_named(photos: Path, weights: str, message: str) -> None:
-    options = ["--data", photos, "--out", "x", "--weights", "mobilenet=random", "--weights", weights]
-    assert message in command(cli.backbones, *options, code=2)
+def test_a_backbone_that_there_is_not_is_named(photos: Path) -> None:
+    options = ["--data", photos, "--out", "x", "--weights", "vgg", "imagenet"]
+    assert "'vgg' is not one of 'mobilenet', 'inception_v3'" in command(cli.backbones, *options, code=2)
 
 
 def test_weights_that_cant_be_loaded_leave_no_folder(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     (tmp_path / "none.h5").write_bytes(b"")
     options = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
-    options += ["--cache", tmp_path / "cache", "--weights", f"mobilenet={tmp_path / 'none.h5'}"]
+    options += ["--cache", tmp_path / "cache", "--weights", "mobilenet", tmp_path / "none.h5"]
     assert "do not fit the backbone of mobilenet" in command(cli.backbones, *options, code=1)
     assert not (tmp_path / "out").exists()
 
@@ -121,9 +126,9 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path, fill: Fill) 
     rows = fill(grid)
     assert rows[0] == first  # with its minutes: it is not trained again
     assert [row[2:5] for row in rows] == list(grid)
-    assert all(row.accuracy > 0.9 for row in rows)
+    assert all(row[5] > 0.9 for row in rows)
     with (tmp_path / "out" / "table.csv").open() as file:
-        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row.accuracy for row in rows]
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [row[5] for row in rows]
 
 
 @pytest.mark.parametrize(("what", "rows"), [(cli.scenarios, 18), (cli.backbones, 4)])

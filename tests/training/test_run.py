@@ -224,14 +224,14 @@ def test_a_report_shows_another_run_that_was_evaluated(
 ) -> None:
     run = Path(shutil.copytree(evaluated, tmp_path / "run"))
     options = ["--data", photos, "--cache", photos.parent / "cache", "--thin", 2]
-    assert "whole is not calibrated" in command(cli.evaluate, run, *options, "--paper", whole, code=1)
-    assert "evaluated is no run of mobilenet_v3_small that was split by image" in command(
-        cli.evaluate, run, *options, "--paper", evaluated, code=1
-    )
-    by_image = Path(shutil.copytree(evaluated, tmp_path / "by image"))
-    fields = json.loads((by_image / "experiment.json").read_text())
-    (by_image / "experiment.json").write_text(json.dumps(fields | {"protocol": "image"}))
-    command(cli.evaluate, run, *options, "--paper", by_image)
+    by_lesion = "is no run of mobilenet_v3_small that was split by image"
+    assert by_lesion in command(cli.evaluate, run, *options, "--paper", evaluated, code=1)
+    by_image = [Path(shutil.copytree(one, tmp_path / f"{one.name} by image")) for one in (whole, evaluated)]
+    for copy in by_image:
+        fields = json.loads((copy / "experiment.json").read_text())
+        (copy / "experiment.json").write_text(json.dumps(fields | {"protocol": "image"}))
+    assert "by image is not calibrated" in command(cli.evaluate, run, *options, "--paper", by_image[0], code=1)
+    command(cli.evaluate, run, *options, "--paper", by_image[1])
     assert "random by image (the paper&#39;s protocol), one view" in (run / "report" / "index.html").read_text()
 
 

@@ -42,8 +42,7 @@ def validate_card(card: card_pb2.Card) -> None:
     _require(fits, "input needs a height, a width and a fit this dermserve knows (FIT_CENTER_CROP)")
     _require(card.views[:1] == ["identity"], 'views must begin with "identity"')
     if card.HasField("calibration"):
-        _validate_calibration(card.calibration)
-        _validate_looks(card)
+        _validate_calibration(card)
         _validate_risk(card)
     if card.HasField("profile"):
         _validate_profile(card)
@@ -54,8 +53,8 @@ def _require(holds: bool, fault: str) -> None:
         raise CardError(fault)
 
 
-def _validate_calibration(calibration: card_pb2.Calibration) -> None:
-    temperature = calibration.temperature
+def _validate_calibration(card: card_pb2.Card) -> None:
+    calibration, temperature = card.calibration, card.calibration.temperature
     _require(0 < temperature < math.inf, f"calibration.temperature must be a positive number, not {temperature}")
     for field in ("min_confidence", "max_view_std", "adaptive_margin"):
         share = getattr(calibration, field)
@@ -64,6 +63,11 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
         _require(math.isfinite(getattr(calibration, field)), f"calibration.{field} must be finite")
     for limit, value in calibration.quality.ListFields():
         _require(math.isfinite(value), f"calibration.quality.{limit.name} must be finite")
+    views = [look.views for look in calibration.adaptive_looks]
+    ascend = views == sorted(set(views)) and all(1 < count < len(card.views) for count in views)
+    _require(ascend, "calibration.adaptive_looks must ascend in views, after the first view and before the last")
+    shares = all(0 <= look.margin <= 1 for look in calibration.adaptive_looks)
+    _require(shares, "calibration.adaptive_looks: each margin must lie in 0..1")
 
 
 def _validate_risk(card: card_pb2.Card) -> None:
@@ -80,15 +84,6 @@ def _validate_risk(card: card_pb2.Card) -> None:
         for share in (point.sensitivity, point.specificity):
             lies = 0 <= share.low <= share.value <= share.high <= 1
             _require(lies, f"calibration.{name}: a share must lie in 0..1 and within its interval")
-
-
-def _validate_looks(card: card_pb2.Card) -> None:
-    looks = card.calibration.adaptive_looks
-    views = [look.views for look in looks]
-    ascend = views == sorted(set(views)) and all(1 < count < len(card.views) for count in views)
-    _require(ascend, "calibration.adaptive_looks must ascend in views, after the first view and before the last")
-    shares = all(0 <= look.margin <= 1 for look in looks)
-    _require(shares, "calibration.adaptive_looks: each margin must lie in 0..1")
 
 
 def _validate_profile(card: card_pb2.Card) -> None:

@@ -12,7 +12,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError
 
 # Means of ImageNet in BGR order, which keras.applications.resnet.preprocess_input subtracts.
-_CAFFE_MEANS = (103.939, 116.779, 123.68)
+CAFFE_MEANS = (103.939, 116.779, 123.68)
 
 
 def build(
@@ -30,7 +30,7 @@ def build(
     x = images = keras.Input(shape, name="rgb")
     if resnet:  # MobileNetV3Small rescales 0..255 to -1..1 itself
         # A Normalization with a given mean has no weights, so the parameter count is the paper's.
-        normalise = keras.layers.Normalization(mean=_CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")
+        normalise = keras.layers.Normalization(mean=CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")
         x = normalise(keras.ops.flip(images, axis=-1))
     x = features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
     if not resnet:

@@ -105,7 +105,8 @@ class Gateways:
         while True:
             for address in self._addresses():
                 with contextlib.suppress(OSError):
-                    now = self._counts(address, model)
+                    found = self._samples(address, model)
+                    now = {(one.name, frozenset(one.labels.items())): one.value for one in found}
                     before = former.get(address, now)
                     for key, value in now.items():
                         # A counter that fell started from zero: its gateway was restarted.
@@ -129,9 +130,6 @@ class Gateways:
         except OSError as error:
             return str(error)
         return next((sample.value for sample in samples if sample.name == f"{_PREFIX}share"), None)
-
-    def _counts(self, address: str, model: str) -> dict[_Key, float]:
-        return {(one.name, frozenset(one.labels.items())): one.value for one in self._samples(address, model)}
 
     def _samples(self, address: str, model: str) -> list[Sample]:
         samples = read_metrics(f"http://{address}/metrics")

@@ -6,6 +6,8 @@ import click
 
 from dermserve.models.training import cli as common
 
+_BACKBONES = ("mobilenet", "inception_v3", "resnet50", "mobilenet_v3_small")
+
 
 @click.command()
 @common.DATA
@@ -33,27 +35,21 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
 @common.OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="Experiment whose head and split are used.")
 @click.option(
-    "--weights", metavar="NAME=WEIGHTS", multiple=True,
+    "--weights", type=(click.Choice(_BACKBONES), str), metavar="NAME WEIGHTS", multiple=True,
     help='A backbone to compare: mobilenet, inception_v3, resnet50 or mobilenet_v3_small, and "imagenet" (Keras '
     'downloads it), a file, or "random". Repeatable; all four with imagenet when not given.',
 )  # fmt: skip
 @common.CACHE
 @common.error_messages()
-def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
+def backbones(data: Path, out: Path, experiment: str, weights: tuple[tuple[str, str], ...], cache: Path) -> None:
     """Compare backbones: the same head on the frozen features of each. A stopped command continues."""
     from dermserve.models.papers import heads
     from dermserve.models.training.train.experiment import load_experiment
 
-    asked = [item.partition("=")[::2] for item in weights] or [(name, "imagenet") for name in heads.BACKBONES]
-    for name, source in asked:
-        if name not in heads.BACKBONES or not source:
-            known = f"is not NAME=WEIGHTS with a NAME of {', '.join(heads.BACKBONES)}"
-            raise click.BadParameter(f"'{name}={source}' {known}", param_hint="--weights")
-    if len(dict(asked)) < len(asked):
-        raise click.BadParameter("a backbone is named twice", param_hint="--weights")
     chosen, table = load_experiment(experiment), out / "backbones.csv"
     share = round(1 - chosen.validation / (1 - chosen.test), 4)
     setting = (share, 0.4 if chosen.dropout is None else chosen.dropout, chosen.stages[0].batch)
-    each = {name: common.read_backbone(how) for name, how in asked}
+    asked = dict(weights) or dict.fromkeys(_BACKBONES, "imagenet")
+    each = {name: common.read_backbone(how) for name, how in asked.items()}
     heads.fill_table(chosen, data, table, backbones=each, settings=[setting], cache=cache)
     click.echo(str(table))

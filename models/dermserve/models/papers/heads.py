@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from dermserve.models.architectures import fitting
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
+from dermserve.models.options import say
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import json_digest, read_json, write_json
 from dermserve.models.training.evaluate.predictions import Predictor
-from dermserve.models.training.terminal import say
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.checkpoint import fingerprint
 from dermserve.models.training.train.dataset import prepare
@@ -39,21 +39,12 @@ BACKBONES: Mapping[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]]
     "mobilenet_v3_small": (_APPLICATIONS.MobileNetV3Small, _APPLICATIONS.mobilenet_v3.preprocess_input),
 }
 """For each backbone, functions that build it and preprocess photos for it."""
+_COLUMNS = (
+    "backbone", "parameters", "training_share", "dropout", "batch", "accuracy", "balanced_accuracy", "minutes",
+)  # fmt: skip
+"""Of a table: parameters of the backbone alone, the share of the photos that do not test, minutes without features."""
 # Features are standardised, so that one learning rate suits the scales of all backbones.
 _EPSILON = 1e-3
-
-
-class Row(NamedTuple):
-    """A head that was trained."""
-
-    backbone: str
-    parameters: int  # of the backbone alone
-    training_share: float  # of the photos that do not test; the rest validates
-    dropout: float
-    batch: int
-    accuracy: float
-    balanced_accuracy: float  # mean recall over the classes
-    minutes: float  # of training, without the features
 
 
 def fill_table(
@@ -64,7 +55,7 @@ def fill_table(
     backbones: Mapping[str, Path | str | None],
     settings: Sequence[tuple[float, float, int]],
     cache: Path,
-) -> list[Row]:
+) -> list[tuple[Any, ...]]:
     """Train a head for each backbone, by its initial weights, and each setting as in GRID; write the accuracies.
 
     What came of a head is cached by what it depends on, so that a stopped command continues.
@@ -80,16 +71,16 @@ def fill_table(
         features = Predictor(network=network, cache=cache).predict(photos, name).features
         features_digest = hashlib.sha256(features.tobytes()).hexdigest()
         for setting in settings:
+            share, dropout, batch = setting
             head = cache / f"head-{json_digest([known, features_digest, setting])[:24]}.json"
             if not head.is_file():
                 write_json(head, _train_head(experiment, photos, features, *setting))
-            row = Row(name, size, *setting, *read_json(head, list))
-            rows.append(row)
+            accuracy, balanced, minutes = read_json(head, list)
+            rows.append((name, size, *setting, accuracy, balanced, minutes))
             with replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([Row._fields, *rows])
-            scores = f"accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}"
-            what = f"{name}, {row.training_share:.0%} training, dropout {row.dropout}, batch {row.batch}"
-            say(f"{what}: {scores}, {row.minutes:.1f} min")
+                csv.writer(file).writerows([_COLUMNS, *rows])
+            what = f"{name}, {share:.0%} training, dropout {dropout}, batch {batch}"
+            say(f"{what}: accuracy {accuracy:.4f}, balanced {balanced:.4f}, {minutes:.1f} min")
     return rows
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import portalocker
 from numpy.typing import NDArray
 
-from dermserve.models.durable import locked_file, replacing
+from dermserve.models.durable import locked_file, write_durably
 
 DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error)  # by `read_arrays`
 
@@ -63,8 +63,7 @@ def plain_name(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file, atomically."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_durably(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

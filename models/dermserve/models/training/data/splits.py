@@ -157,8 +157,7 @@ def _own_parts(samples: Iterable[Sample]) -> set[Part]:
 def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, validation: float, test: float) -> None:
     """Raise DataError if a part lacks photos of a class; a data set's own test part may lack some."""
     own = _own_parts(parts)
-    shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation}
-    shares[Part.TEST] = 0 if Part.TEST in own else test
+    shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation, Part.TEST: test * (Part.TEST not in own)}
     have = Counter((part, sample.label) for sample, part in parts.items())
     lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in parts})
     missing = []

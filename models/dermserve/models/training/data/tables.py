@@ -7,7 +7,7 @@ import posixpath
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -81,18 +81,20 @@ def read_table(path: Path, classes: Sequence[str]) -> Table:
         reader.fieldnames = header
         photo = next((column for column in _IDS if column in header), None)
         said = next((found for kind in _CLASSES if (found := [each for each in kind if each in header])), [])
-        words = _class_words(header, classes, said)
-        if photo is None or (words is None and "lesion_id" not in header):
+        one_hot = [] if said else [each for each in header if each in _ONE_HOT or each in classes]
+        gives = bool(said) or len(one_hot) > 1
+        if photo is None or not (gives or "lesion_id" in header):
             return Table(path, lacks="dx" if photo else "image_id, dx")
         for column in {photo, "dx", "label", "lesion_id", "split"}:
             if header.count(column) > 1:
                 raise DataError(f"{path} has the column {column} twice")
-        rows = [_read_row(where, photo, cells, words, classes) for where, cells in _lines(path, reader)]
+        columns = (said, one_hot if gives else [])
+        rows = [_read_row(where, photo, cells, *columns, classes) for where, cells in _lines(path, reader)]
     except csv.Error as error:
         raise DataError(f"{path}, after line {reader.line_num}, can't be read as a table: {error}") from error
     if repeated := [name for name, count in Counter(row.photo for row in rows).items() if count > 1]:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-    return Table(path, rows, "" if words else "dx", said in (["dx"], ["label"]))
+    return Table(path, rows, "" if gives else "dx", said in (["dx"], ["label"]))
 
 
 def _read_text(path: Path) -> str:
@@ -119,30 +121,21 @@ def _lines(path: Path, reader: "csv.DictReader[str]") -> Iterator[tuple[str, _Ce
 
 
 def _read_row(
-    where: str, photo: str, cells: _Cells, words: Callable[[_Cells], list[str]] | None, classes: Sequence[str]
+    where: str, photo: str, cells: _Cells, said: Sequence[str], one_hot: Sequence[str], classes: Sequence[str]
 ) -> Row:
     name, lesion, part = cells[photo].replace("\\", "/"), cells.get("lesion_id", ""), cells.get("split", "")
     if not name:
         raise DataError(f"{where} names no photo")
     try:
-        said = [] if words is None else words(cells)
+        words = _from_one_hot(cells, one_hot) if one_hot else [cells[each] for each in said]
     except ValueError as error:
         raise DataError(f"{where} {name} {error}") from error
-    label = next((found for text in said if (found := class_of(text, classes)) is not None), None)
+    words = [text for text in words if _words(text) not in _BLANK]  # the best first
+    label = next((found for text in words if (found := class_of(text, classes)) is not None), None)
     if part and part.lower() not in SPLITS:
         raise DataError(f"{where} names the split {part!r}; it may be train, validation, test or empty")
     lesion, part = "" if _words(lesion) in _BLANK else lesion, SPLITS.get(part.lower(), "")
-    return Row(posixpath.normpath(name), label, lesion, said[0] if said else "", part)
-
-
-def _class_words(
-    header: Sequence[str], classes: Sequence[str], columns: Sequence[str]
-) -> Callable[[_Cells], list[str]] | None:
-    """Return a function that reads the names of a row's class, the best first; None if the table gives no classes."""
-    if columns:
-        return lambda cells: [cells[each] for each in columns if _words(cells[each]) not in _BLANK]
-    one_hot = [each for each in header if each in _ONE_HOT or each in classes]
-    return (lambda cells: _from_one_hot(cells, one_hot)) if len(one_hot) > 1 else None
+    return Row(posixpath.normpath(name), label, lesion, words[0] if words else "", part)
 
 
 def _from_one_hot(cells: _Cells, columns: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
+from dermserve.models.options import say
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Protocol, write_split
@@ -23,7 +24,6 @@ from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
-from dermserve.models.training.terminal import say
 from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
 
@@ -40,7 +40,10 @@ def evaluate_own(
     `also`, the same lesions at another resolution, too. `again` says why test photos are measured again with other
     weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
     """
-    beside = None if paper is None else _paper_metrics(paper, run.model)  # refused before the work
+    beside = None if paper is None else FinishedRun(paper)
+    if beside and (beside.model, beside.experiment.protocol) != (run.model, Protocol.IMAGE):
+        raise RunError(f'{paper} is no run of {run.model} that was split by image (protocol = "image")')
+    shown = beside.evaluated("metrics") if beside else None  # refused before the work
     report = run.folder / "report"
     report.mkdir(exist_ok=True)
     _draw_history(report / "curves.png", run)
@@ -93,15 +96,8 @@ def evaluate_own(
         other={},  # figures of the former calibration
         profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
     )
-    _write_report(report, run, fitted, test[0], paper=beside)
+    _write_report(report, run, fitted, test[0], paper=shown)
     return metrics
-
-
-def _paper_metrics(folder: Path, model: str) -> dict[str, Any]:
-    found = FinishedRun(folder)
-    if (found.model, found.experiment.protocol) != (model, Protocol.IMAGE):
-        raise RunError(f'{folder} is no run of {model} that was split by image (protocol = "image")')
-    return found.evaluated("metrics")
 
 
 def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> dict[str, Any]:

@@ -32,11 +32,10 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     """Measure one part of a data set: one view, ten views, ADAPTIVE, and the verdicts."""
     codes = SPECS[fitted.model].codes
     one, ten, found = part.one, part.ten, fitted.calibration
-    raw = fit.softmax(one.logits[:, 0])
     views = fitted.probabilities(ten)
     later = {look["views"]: look["margin"] for look in found.get("adaptive_looks", ())}
     agreement, saved = fit.stop_early(views, {1: found["adaptive_margin"], **later})
-    before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
+    before = {"ece_before": fit.expected_calibration_error(fit.softmax(one.logits[:, 0]), one.labels)}
     return {
         "single": measure(fitted.probabilities(one)[:, 0], one.labels, one.lesions, codes) | before,
         "tta": measure(views.mean(axis=1), ten.labels, ten.lesions, codes),

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,17 +16,15 @@ from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, mak
 from dermserve.models.architectures import weights_digest
 from dermserve.models.durable import replacing
 from dermserve.models.folding import fold_batch_norm
-from dermserve.models.graph import freeze
+from dermserve.models.graph import Core, freeze
+from dermserve.models.options import track
 from dermserve.models.training.data.photos import Labelled, imaging_version
 from dermserve.models.training.errors import DAMAGED, json_digest, read_arrays
-from dermserve.models.training.terminal import track
 
 _VIEWS_AT_ONCE = 64
 
 Floats: TypeAlias = NDArray[np.floating]
 Flags: TypeAlias = NDArray[np.bool_]
-# From uint8 [N, S, S, 3] to {"logits", "features"}.
-Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,8 @@ class Predictor:
         return PartPredictions(self.predict(photos, f"{what}, one view"), ten)
 
     @functools.cached_property
-    def _infer(self) -> Infer:
-        core = freeze(fold_batch_norm(self.network), dict)
-        return lambda images: {name: value.numpy() for name, value in core(tf.constant(images)).items()}
+    def _infer(self) -> Core:
+        return freeze(fold_batch_norm(self.network), dict)
 
     @functools.cached_property
     def _weights(self) -> str:
@@ -99,11 +96,11 @@ class Predictor:
         return Predictions(logits, features, photos)
 
 
-def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> tuple[Floats, Floats]:
+def run_views(infer: Core, photos: Labelled, *, views: Sequence[str]) -> tuple[Floats, Floats]:
     """Run a frozen function over views of photos in one batch; return logits and features as in Predictions."""
-    outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
-    shape = (len(photos), len(views), -1)
-    return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
+    outputs = infer(tf.constant(np.concatenate([make_views(photos.images[row], views) for row in photos.rows])))
+    logits, features = (outputs[name].numpy().reshape(len(photos), len(views), -1) for name in ("logits", "features"))
+    return logits, features[:, 0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import build, fitting
+from dermserve.models.architectures import CAFFE_MEANS, build, fitting
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError, read_arrays
 from dermserve.models.training.train.experiment import Experiment
 
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
-_CAFFE_MEAN = np.array((123.68, 116.779, 103.939))
 _RESNET50_BLOCKS = (3, 4, 6, 3)
 # Width and depth, relative to EfficientNet-B0's.
 _SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
@@ -38,8 +37,7 @@ def build_network(experiment: Experiment, backbone: Path | str | None = None) ->
     """Build a model or teacher; `backbone` is a file, Keras' "imagenet", or None. Raises RunError: it can't load."""
     named = backbone if isinstance(backbone, str) else None
     if experiment.teacher is None:
-        how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
-        network = build(experiment.model, backbone_weights=named, **how)
+        network = build(experiment.model, backbone_weights=named, dropout=experiment.dropout, l2=experiment.l2)
     elif named is not None:
         raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
     else:
@@ -80,7 +78,7 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
             # For BGR minus the caffe means, exact but for the zero padding: with t = (x - mean)/deviation and
             # c = x - caffe, in each channel t = (c + caffe - mean)/deviation.
             scaled = kernel / _DEVIATION[:, None]
-            offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
+            offset = np.einsum("hwco,c->o", scaled, CAFFE_MEANS[::-1] - _MEAN)
             kernel, bias = scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
         backbone.get_layer(f"{layer}_conv").set_weights([kernel, bias])
         norm, ones = backbone.get_layer(f"{layer}_bn"), np.ones_like(bias)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.durable import replacing
+from dermserve.models.durable import replacing, sync
 from dermserve.models.training import errors
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.train.dataset import Data
@@ -79,10 +78,9 @@ def save(folder: Path, state: State) -> None:
     values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
-    with replacing(folder / _NAME) as partial, partial.open("wb") as file:
-        np.savez(file, meta=np.array(json.dumps(values)), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(folder / _NAME) as partial:
+        np.savez(partial, meta=np.array(json.dumps(values)), **arrays)
+        sync(partial)
 
 
 def load(folder: Path) -> State | None:

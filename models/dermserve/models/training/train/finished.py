@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -165,8 +166,7 @@ def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.f
 
 def save_distance(distance: FeatureDistance, file: Path) -> None:
     """Write a distance."""
-    values = dataclasses.asdict(distance).items()
-    arrays: dict[str, Any] = {name: value for name, value in values if value is not None}
+    arrays = {name: value for name, value in dataclasses.asdict(distance).items() if value is not None}
     with replacing(file) as partial:
         np.savez_compressed(partial, **arrays)
 
@@ -183,7 +183,9 @@ def claim_test(
     Raises RunError: others were measured before, and `again` gives no reason.
     """
     looks = list(run.summary.get("tested", []))
-    fitted = json_digest([_rounded(calibration), _rounded(shift.tolist())])
+    numbers = [{key: value for key, value in calibration.items() if key != "method"}, shift.tolist()]
+    # To four digits, because processors differ in the rest.
+    fitted = json_digest(json.loads(json.dumps(numbers), parse_float=lambda text: f"{float(text):.4g}"))
     mine = {"weights": weights_digest(network), "fitted": fitted}
     if looks and {key: looks[-1][key] for key in mine} == mine:
         return
@@ -192,15 +194,6 @@ def claim_test(
         what = f"test photos of {run.folder} were measured with other {changed}: figures chosen among several"
         raise RunError(f"{what} are too good. Train another run, or pass --again REASON, which the card keeps")
     run.update(tested=[*looks, {**mine, "reason": again if looks else "the first"}])
-
-
-def _rounded(value: Any) -> Any:
-    """Round numbers in JSON values to four digits, because processors differ in the rest; leave out strings."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items() if not isinstance(item, str)}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return f"{value:.4g}"
 
 
 def describe_tests(run: FinishedRun) -> str:

@@ -44,15 +44,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 def training_copy(network: keras.Model, *, precision: str) -> keras.Model:
     """Copy a network for RGB of any size, with fused batch norm, by a Keras dtype policy; logits are float32."""
-    copy = _any_side(network, precision)
-    copy.set_weights(network.get_weights())
-    return copy
 
-
-def _any_side(model: keras.Model, precision: str) -> keras.Model:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
-            return _any_side(layer, precision)
+            return training_copy(layer, precision=precision)
         if isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4:  # maps, not vectors
             momentum = min(layer.momentum, _MOST_MOMENTUM)
             return FusedBatchNormalization(name=layer.name, momentum=momentum, epsilon=layer.epsilon, dtype="float32")
@@ -61,8 +56,10 @@ def _any_side(model: keras.Model, precision: str) -> keras.Model:
             config["dtype"] = precision
         return layer.__class__.from_config(config)
 
-    inputs = keras.tree.map_structure(lambda _: keras.Input(_ANY_SIDE), model.input)
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
+    inputs = keras.tree.map_structure(lambda _: keras.Input(_ANY_SIDE), network.input)
+    copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=clone)
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
@@ -73,17 +70,13 @@ def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batc
     entry = keras.Model(network.input, backbone._inbound_nodes[-1].input_tensors[0])  # preprocessing
 
     @tf.function
-    def sums(pixels: Any) -> Any:
+    def moments(pixels: Any) -> Any:
         outputs = probe(entry(tf.cast(pixels, tf.float32), training=False), training=False)
         return [(tf.reduce_mean(x, (0, 1, 2)), tf.reduce_mean(x * x, (0, 1, 2))) for x in outputs]
 
-    totals: list[NDArray[np.float64]] = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        found = [np.stack(pair).astype(np.float64) * len(part) for pair in sums(part)]
-        totals = found if not totals else [a + b for a, b in zip(totals, found, strict=True)]
-    for norm, total in zip(norms, totals, strict=True):
-        mean, square = total / len(images)
+    parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+    for norm, found in zip(norms, zip(*map(moments, parts), strict=True), strict=True):
+        mean, square = np.average(np.asarray(found, np.float64), axis=0, weights=[len(part) for part in parts])
         variance = np.maximum(square - mean**2, 0)
         gamma, beta, before, spread = (np.asarray(weight, np.float64) for weight in norm.get_weights())
         scale = gamma / np.sqrt(spread + norm.epsilon)
