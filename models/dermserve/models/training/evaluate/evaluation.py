@@ -161,7 +161,7 @@ def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
             axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "reliability.png") as axes:
-        before = softmax(test.one.logits[:, 0] + fitted.shift)
+        before = softmax(test.one.logits[:, 0])
         curves = {"before calibration": (labels, before), "calibrated": (labels, single), "ten views": (owners, ten)}
         for name, (true, found) in curves.items():
             hits, confidence = found.argmax(axis=1) == true, found.max(axis=1).clip(0, 1)
