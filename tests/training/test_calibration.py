@@ -110,6 +110,33 @@ def test_a_temperature_for_views_lies_between_that_of_a_view_and_that_of_their_m
     assert some == pytest.approx(both, rel=0.05)
 
 
+def test_a_logit_is_raised_just_enough_for_the_recall() -> None:
+    labels = np.repeat((0, 1), (100, 100))
+    logits = np.zeros((200, 2))
+    logits[:100, 0], logits[100:, 1] = 1, np.linspace(-1, 1, 100)
+
+    def fitted(given: np.ndarray, recall: float) -> float:
+        return fit.fit_recall_shift(given, labels, label=1, recall=recall)
+
+    def recall(shift: float) -> float:
+        return float(((logits + np.array((0, shift))).argmax(axis=1) == 1)[100:].mean())
+
+    found = fitted(logits, 0.75)
+    assert recall(found - 0.02) < 0.75 <= recall(found)
+    assert fitted(logits, 0.4) == 0
+
+
+def test_a_recall_is_not_bought_for_accuracy() -> None:
+    labels = np.repeat((0, 1), (100, 10))
+    logits = np.zeros((110, 2))
+    logits[:100, 0] = np.linspace(0.3, 1, 100)
+    logits[100:, 0] = np.linspace(0.05, 0.95, 10)  # from 0.3 on, each that is gained costs more than ten of the others
+    shift = fit.fit_recall_shift(logits, labels, label=1, recall=1.0)
+    before, after = ((logits + np.array((0, raised))).argmax(axis=1) == labels for raised in (0, shift))
+    assert 0.3 <= shift < 0.35
+    assert before.mean() <= after.mean()
+
+
 def test_the_prior_shift_is_taken_where_it_helps() -> None:
     labels = np.repeat((0, 1), (900, 100))
     rng = np.random.default_rng(0)
