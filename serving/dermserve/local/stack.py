@@ -21,6 +21,7 @@ DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
 DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
+DRAWN = pathlib.Path(__file__).with_name("drawn")  # eight made-up lesions, 600×450 JPEGs of tests/drawing.py
 
 _PROGRAMS = {"modelserver": ["dermserve.modelserver"], "gateway": ["dermserve.cli", "gateway"]}
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
