@@ -124,7 +124,8 @@ def run(
 @add_options(*_PHOTOS)
 def worker(master: str, photos: str | None, sides: tuple[int, ...]) -> None:
     """Generate load for a `run --expect-workers` at HOST:PORT, until it ends."""
-    scenarios.load_photos(photos)
+    if photos:
+        scenarios.load_photos(photos)
     say(f"waiting for a run at {master}")
     sys.exit(drive.run_worker(master, photos=photos, sides=sides))
 
@@ -141,7 +142,8 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[scenarios.Scenario,
         raise scenarios.ScenarioError(
             scenarios.first_fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
         ) from error
-    scenarios.load_photos(scenario.photos)
+    if scenario.photos:
+        scenarios.load_photos(scenario.photos)
     models = sorted({part.model for part in scenario.mix})
     try:
         with (
