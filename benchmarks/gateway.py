@@ -29,8 +29,8 @@ from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, h
 from dermserve.edge import Settings
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
+from dermserve.local import DRAWN
 from dermserve.local.edge import Edge
-from dermserve.local.picture import DRAWN
 
 CALLERS = (2, 8)
 

@@ -34,7 +34,7 @@ from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_optio
 from dermserve.client._request import preparer
 from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
-from dermserve.local.picture import DRAWN
+from dermserve.local import DRAWN
 
 _WARM_UP = 2.0
 _DEADLINE = 10.0

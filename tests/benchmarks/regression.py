@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import gateway
-from dermserve.local.picture import DRAWN
+from dermserve.local import DRAWN
 
 MODEL = "mobilenet_v3_small"
 BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}

@@ -342,7 +342,7 @@ def _judge(fault: str, load: Load) -> Result:
 async def _gateway(addresses: list[str], log: pathlib.Path) -> AsyncIterator[tuple[str, str]]:
     """Run a gateway; gives its address and its metrics'."""
     address, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    command = [sys.executable, "-m", "dermserve.gateway", f"--listen={address}", f"--metrics-listen={metrics}"]
+    command = [sys.executable, "-m", "dermserve.cli", "gateway", f"--listen={address}", f"--metrics-listen={metrics}"]
     command += [f"--model={MODEL}", *(f"--tfs={server}" for server in addresses)]
     environment = os.environ | {"DERMSERVE_MAX_DEADLINE_SECONDS": str(LIMIT), "DERMSERVE_POLL_SECONDS": "0.5"}
     with log.open("wb") as file, subprocess.Popen(command, stderr=file, env=environment) as process:  # noqa: ASYNC220

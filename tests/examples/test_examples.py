@@ -22,10 +22,9 @@ import pytest
 from google.rpc import code_pb2
 
 from dermserve.edge import Settings
-from dermserve.local import Stack
+from dermserve.local import DRAWN, Stack
 from dermserve.local.child import Child
 from dermserve.local.edge import Edge
-from dermserve.local.picture import DRAWN
 from tests.certificates import make_certificate
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.conftest import ROOT, exported, store_of

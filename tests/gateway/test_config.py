@@ -33,7 +33,8 @@ def test_options_go_before_the_environment_and_that_before_the_file(tmp_path, mo
     [
         ("listne = 1", "listne"),
         ("queue = -1", "queue"),
-        ("queue = ", "Invalid value"),
+        ("queue = ", "gateway.toml is not TOML: Invalid value"),
+        ("queue = 1  # \udcff", "gateway.toml is not TOML: 'utf-8' codec"),
         ('tls_certificate = "/nonexistent.pem"', "tls_certificate"),
         ("poll_seconds = 0", "poll_seconds"),
         ("models = 3", "models"),
@@ -41,7 +42,7 @@ def test_options_go_before_the_environment_and_that_before_the_file(tmp_path, mo
 )
 def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path, text, words):
     file = tmp_path / "gateway.toml"
-    file.write_text(text)
+    file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=words) as refused:
         load_config({}, file=file)
     assert "pydantic" not in str(refused.value)

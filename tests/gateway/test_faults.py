@@ -237,7 +237,7 @@ async def test_a_cancelled_call_leaves_a_log_line(running, tfs):
 
 async def test_a_failed_handshake_writes_nothing_between_the_json_lines(tfs, tmp_path):
     certificate = make_certificate(tmp_path, "server")
-    arguments = ["-m", "dermserve.gateway", "--listen", "localhost:0", "--tfs", "127.0.0.1:1"]
+    arguments = ["-m", "dermserve.cli", "gateway", "--listen", "localhost:0", "--tfs", "127.0.0.1:1"]
     tls = {"DERMSERVE_TLS_CERTIFICATE": str(certificate), "DERMSERVE_TLS_KEY": str(certificate.with_suffix(".key"))}
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env={**os.environ, **tls}

@@ -49,7 +49,7 @@ async def _process(tfs_address: str, *options: str) -> AsyncIterator[tuple[Proce
     usual = ["--listen", "127.0.0.1:0", "--tfs", tfs_address, "--grace", "600"]  # the last --grace counts
     patient = {f"DERMSERVE_{name.upper()}": str(seconds) for name, seconds in gateways.PATIENT.items()}
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dermserve.gateway", *usual, *options),
+        *(sys.executable, "-m", "dermserve.cli", "gateway", *usual, *options),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **patient},
     )
@@ -87,12 +87,11 @@ async def test_a_log_whose_reader_is_stuck_costs_no_answer(tfs):
         await process.until_event("stopped")
 
 
-async def test_a_log_on_a_full_disk_costs_no_answer(tfs, unused_port):
+@pytest.mark.parametrize("stderr", [">/dev/full", ">&-"])
+async def test_a_log_on_a_full_disk_or_a_closed_one_costs_no_answer(tfs, unused_port, stderr):
     async with tfs.serving() as address:
-        command = (sys.executable, "-m", "dermserve.gateway", "--listen", f"127.0.0.1:{unused_port}", "--tfs", address)
-        full = os.open("/dev/full", os.O_WRONLY)
-        process = await asyncio.create_subprocess_exec(*command, stderr=full)
-        os.close(full)
+        command = f"exec {sys.executable} -m dermserve.cli gateway --listen 127.0.0.1:{unused_port} --tfs {address}"
+        process = await asyncio.create_subprocess_shell(f"{command} 2{stderr}")
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{unused_port}") as channel:
                 stub = classifier_pb2_grpc.ClassifierStub(channel)
@@ -203,7 +202,7 @@ print(faults(10))
 
 async def test_a_taken_port_is_an_error_that_names_it(tfs):
     async with tfs.serving() as address:
-        taken = ["-m", "dermserve.gateway", "--listen", address]
+        taken = ["-m", "dermserve.cli", "gateway", "--listen", address]
         process = await asyncio.create_subprocess_exec(sys.executable, *taken, stderr=asyncio.subprocess.PIPE)
         _, text = await process.communicate()
         assert process.returncode == 1

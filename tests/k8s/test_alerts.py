@@ -1,5 +1,6 @@
 """Every alert fires when it should and only then, and knows each reason a request can fail for."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -53,6 +54,31 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
     alerts = {rule["alert"] for rule in _rules() if "alert" in rule}
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
+
+
+@pytest.mark.parametrize(
+    ("title", "legend", "series"),
+    [
+        ("Answered, of what is no caller's fault", "answered", 'requests_total{method="Classify",code="UNAVAILABLE"}'),
+        ("Refused by overload", "refused", 'requests_total{method="Classify",code="OK"}'),
+        ("ADAPTIVE: views saved", "{{model}} stopped early", 'adaptive_answers_total{stopped="late"}'),
+        ("ADAPTIVE: agreement with FULL", "{{model}}", 'adaptive_agreement_total{agreed="false"}'),
+        ("Failed, by label", "{{model}} {{label}}", 'canary_requests_total{ended="ok"}'),
+        ("Disagreement with the stable version", "{{model}}", 'canary_comparisons_total{result="agreed"}'),
+    ],
+)
+def test_a_share_of_which_nothing_was_counted_yet_is_nought_and_not_absent(
+    title: str, legend: str, series: str, tmp_path: pathlib.Path
+) -> None:
+    panels = json.loads((ALERTS.parent / "dashboard.json").read_text())["panels"]
+    (panel,) = (panel for panel in panels if panel["title"] == title)
+    (target,) = (each for each in panel["targets"] if each["legendFormat"] == legend)
+    expression = re.sub(r'"\$(namespace|pod)"', '".*"', target["expr"]).replace("$__rate_interval", "5m")
+    case = {"expr": expression, "eval_time": "9m", "exp_samples": [{"labels": "{}", "value": 0}]}
+    counted = {"series": f"dermserve_gateway_{series}", "values": "0+60x10"}
+    test = {"interval": "1m", "input_series": [counted], "promql_expr_test": [case]}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    _promtool("test", "rules", tmp_path / "test.yaml")
 
 
 def _matched(name: str) -> set[str]:

@@ -97,6 +97,19 @@ def test_services_and_network_policies_name_ports_of_the_pods_they_select(target
                 assert asked <= set(opened)
 
 
+def test_load_tests_reach_gateways_that_only_the_edge_may_call_otherwise() -> None:
+    job = named(render(LOAD_TEST), "Job", "dermserve-loadtest-workers")["spec"]["template"]["metadata"]["labels"]
+    gateway = named(render("production+edge"), "Deployment", "gateway")["spec"]["template"]["metadata"]["labels"]
+    ways = [
+        (rule, peer["podSelector"]["matchLabels"].items())
+        for policy in of_kind(render("production+edge") + render(LOAD_TEST), "NetworkPolicy")
+        if policy["spec"]["podSelector"].get("matchLabels", {"none": ""}).items() <= gateway.items()
+        for rule in policy["spec"].get("ingress", [])
+        for peer in rule["from"]
+    ]
+    assert 50051 in {port["port"] for rule, label in ways if label <= job.items() for port in rule["ports"]}
+
+
 def test_load_tests_are_callers_whom_the_policies_let_out() -> None:
     (policy,) = (
         each for each in of_kind(render("production"), "NetworkPolicy") if each["metadata"]["name"] == "callers"
@@ -136,6 +149,7 @@ def test_files_that_the_edges_configuration_names_are_mounted_where_envoy_runs(t
     found = {name: pathlib.PurePath(value) for name, value in values.items() if value.startswith("/")}
     assert {mounts[next(str(up) for up in path.parents if str(up) in mounts)] for name, path in found.items()
             if name != "DERMSERVE_EDGE_KEYS"} <= volumes.keys()  # fmt: skip
+    assert not [name for name, volume in volumes.items() if volume.get("secret", {}).get("optional")]
     shown = mounts[str(found["DERMSERVE_EDGE_GATEWAY_TLS_CERT"].parent)]
     asked = "DERMSERVE_TLS_CLIENT_CA" in settings(manifests)
     assert volumes[shown]["secret"]["secretName"] == ("caller-tls" if asked else "edge-tls")

@@ -44,7 +44,7 @@ def test_the_registry_is_set_in_one_place_for_every_image(
 def test_another_namespace_holds_everything(tmp_path: pathlib.Path, component: bool) -> None:
     parts = ["cert-manager", "edge", "edge-mtls", "edge-monitoring", "monitoring", "keda"]
     write_overlay(tmp_path, "production", [*parts, "namespace"] if component else parts)
-    if not component:  # as kustomize does it by itself, for those without certificates and KEDA
+    if not component:  # as kustomize does it by itself, for those without certificates, KEDA and alerts
         file = tmp_path / "kustomization.yaml"
         file.write_text(file.read_text() + "namespace: dermserve-staging\n")
     text = kustomize(tmp_path)
@@ -56,7 +56,7 @@ def test_another_namespace_holds_everything(tmp_path: pathlib.Path, component: b
         assert {name.split(".")[1] for name in names if "." in name} == {"dermserve-staging"}
         assert {"gateway", "modelserver", "gateway.dermserve-staging.svc.cluster.local"} <= set(names)
         assert not re.findall(r'namespace="dermserve"', text)
-        assert len(re.findall(r'namespace="dermserve-staging"', text)) == 3
+        assert len(re.findall(r'namespace="dermserve-staging"', text)) == 4
 
 
 def test_a_components_own_manifests_have_a_namespace_without_the_overlays_help(tmp_path: pathlib.Path) -> None:

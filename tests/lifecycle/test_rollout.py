@@ -232,6 +232,12 @@ def test_a_first_promotion_of_a_version_that_does_not_load_leaves_servers_follow
     assert fleet.state() == before
 
 
+def test_what_is_served_is_named_also_where_nothing_is_pinned() -> None:
+    assert str(rollout.Served({}, share=0.5)) == "the newest (0.5)"
+    assert str(rollout.Served({}, policy="all { }")) == "all { }"
+    assert str(rollout.Served({"stable": 1, "canary": 2}, [1, 2], 0.05)) == "canary 2, stable 1 (0.05)"
+
+
 @pytest.mark.parametrize("policy", ["all { }", "latest { num_versions: 2 }"])
 def test_an_undone_change_leaves_the_policy_that_a_hand_wrote(policy: str, memory: pathlib.Path) -> None:
     fleet = _fleet(memory / "killed")

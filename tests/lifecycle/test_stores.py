@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
 from dermserve.models.lifecycle.moves import pull
 from dermserve.models.lifecycle.stores import LocalStore, Store, entries, new_entry, open_store
+from tests.lifecycle.conftest import CREDENTIALS
 from tests.lifecycle.versions_at_hand import make_version
 
 PUBLISHERS, EACH = 4, 5
@@ -300,6 +302,23 @@ def test_a_version_whose_upload_did_not_finish_is_not_there(bucket: str, tmp_pat
 def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
     with pytest.raises(StoreError, match=r"s3://no-such-bucket-here/x can't be used"):
         _publish(open_store("s3://no-such-bucket-here/x"))
+
+
+def test_a_storage_that_never_answers_is_named_after_four_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)  # or it would be the client of another test
+    monkeypatch.setattr("s3fs.S3FileSystem.read_timeout", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(StoreError, match=r"s3://silent/models can't be used: ReadTimeoutError"):
+            open_store("s3://silent/models").read_text("models.config")
+        silent.settimeout(0.1)
+        attempts = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                silent.accept()[0].close()
+                attempts += 1
+    assert 2 <= attempts <= 4
 
 
 class _LostAnswers:

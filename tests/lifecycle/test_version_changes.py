@@ -109,7 +109,7 @@ class Callers:
 
 @contextlib.contextmanager
 def gateway(tfs: list[str], shares: pathlib.Path, log: Callable[[str], None]) -> Iterator[str]:
-    command = [sys.executable, "-m", "dermserve.gateway", "--listen=127.0.0.1:0", f"--model={MODEL}"]
+    command = [sys.executable, "-m", "dermserve.cli", "gateway", "--listen=127.0.0.1:0", f"--model={MODEL}"]
     settings = {"DERMSERVE_CANARY_FILE": str(shares), "DERMSERVE_POLL_SECONDS": "0.5"}
     command += [f"--tfs={one}" for one in tfs]
     child = Child(command, name="gateway", log=log, ready=GATEWAY_READY, env=settings)

@@ -144,7 +144,7 @@ def test_a_local_server_that_dies_is_named_after_the_report(small_store, tmp_pat
     with interruptible("run", "--local", "--store", str(small_store), *mix, cwd=tmp_path) as process:
         assert any("calls/s" in line for line in process.stderr)
         family = psutil.Process(process.pid).children(recursive=True)
-        next(one for one in family if "dermserve.gateway" in one.cmdline()).kill()
+        next(one for one in family if "dermserve.cli" in one.cmdline()).kill()
         _, err = process.communicate(timeout=200)
     assert (process.returncode, "Error: the gateway was killed by signal 9" in err) == (3, True), err
     assert "UNAVAILABLE" in result(tmp_path)["calls"][-1]["statuses"]

@@ -17,9 +17,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from dermserve.imaging import decode
 from dermserve.imaging.header import read_header
-from dermserve.local import Stack, StackError
+from dermserve.local import DRAWN, Stack, StackError
 from dermserve.local.child import child_log
-from dermserve.local.picture import DRAWN
 from dermserve.local.stack import _TFS_READY, GATEWAY_READY
 from dermserve.local.store import ensure_models, write_config
 

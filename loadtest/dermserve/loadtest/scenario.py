@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
-from dermserve.local.picture import DRAWN
+from dermserve.local import DRAWN
 
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
@@ -86,9 +86,7 @@ class Scenario(pydantic.BaseModel):
     sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()  # pixels: photos are scaled to each
     rate: float | None = pydantic.Field(None, gt=0, le=_MOST_USERS / _SECONDS_BETWEEN_CALLS)
     """Calls due a second, over all users; None: a closed loop."""
-    users: int = pydantic.Field(
-        0, ge=0, le=_MOST_USERS
-    )  # users at the shape's peak. 0: as many as the rate needs, or eight
+    users: int = pydantic.Field(0, ge=0, le=_MOST_USERS)  # at the shape's peak; 0: what the rate needs, or eight
     run_time: float = 60.0  # seconds
     shape: str = "steady"  # a key of SHAPES
     warm_up: float = pydantic.Field(5.0, ge=0)  # seconds at the start that the summary leaves out

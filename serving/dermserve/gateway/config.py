@@ -135,7 +135,10 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
     variables = {name: PREFIX + name.upper() for name in Config.model_fields}
     _refuse_misspelt([*variables.values()])
     options = {name: value for name, value in options.items() if value not in (None, ())}
-    filed = tomllib.loads(file.read_text("utf-8")) if file else {}
+    try:
+        filed = tomllib.loads(file.read_text("utf-8")) if file else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not TOML: {error}") from error
     environment = EnvSettingsSource(Config)()
     try:
         config = Config(**{**filed, **environment, **options})

@@ -11,7 +11,7 @@ import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge import Settings
-from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
+from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, DRAWN, Stack
 from dermserve.local.child import HOST
 from dermserve.local.edge import Edge
 
@@ -90,7 +90,6 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     IMAGE is a JPEG, PNG or WebP file. Without it, a drawn lesion is sent.
     """
     from dermserve.imaging import PhotoError, decode
-    from dermserve.local.picture import DRAWN
 
     try:
         photo = (image or DRAWN / "0.jpg").read_bytes()

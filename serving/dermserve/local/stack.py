@@ -21,7 +21,9 @@ DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
 DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
+DRAWN = pathlib.Path(__file__).with_name("drawn")  # eight made-up lesions, 600×450 JPEGs of tests/drawing.py
 
+_PROGRAMS = {"modelserver": ["dermserve.modelserver"], "gateway": ["dermserve.cli", "gateway"]}
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 GATEWAY_READY = re.compile(r'{.*"event": ?"(?:health_changed|model_unusable)".*}')  # ready, or will never be
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
@@ -46,7 +48,7 @@ class Stack(InOrder):
     tfs_port: int = DEFAULT_TFS_PORT  # the model server's; 0 takes a free one
     ready_timeout: float = 180.0  # seconds for the model server to load, and again for the gateway to be ready
     say: Callable[[str], None] = lambda line: None  # takes a line of progress
-    program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-P", "-m", f"dermserve.{name}")
+    program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-P", "-m", *_PROGRAMS[name])
     """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
     model_server_flags: Sequence[str] = ()
     gateway_flags: Sequence[str] = ()

@@ -20,6 +20,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST
 LOCK_SECONDS = 60.0  # seconds to wait for another command's change of the same store
 _GRAPH = "saved_model.pb"
 _LARGEST = 2**63 - 1
+_S3 = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
 
 
 def is_version(name: str) -> bool:
@@ -203,7 +204,9 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec  # type: ignore[import-untyped]  # ships no types
 
-        files, root = fsspec.core.url_to_fs(url)
+        files, root = fsspec.core.url_to_fs(url, **(_S3 if protocol == "s3" else {}))
+        if protocol == "s3":
+            files.retries = 2  # of two attempts each: five of five take seven minutes where nothing answers
     except ImportError as error:
         extra = {"s3": "pip install '.[s3]' in a clone", "gs": "pip install gcsfs"}.get(protocol, "")
         raise StoreError(f"{url} needs a package that is not installed ({error}) {extra}".rstrip()) from error

@@ -36,7 +36,7 @@ class Served:
 
     def __str__(self) -> str:
         told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
-        return ", ".join(told) + f" ({self.share:g})" * bool(self.share) or self.policy or "the newest"
+        return (", ".join(told) or self.policy or "the newest") + f" ({self.share:g})" * bool(self.share)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,5 @@
+"""`python -m dermserve.cli` is the command `dermserve`."""
+
+from dermserve.cli import main
+
+main()
