@@ -20,13 +20,13 @@ const DERMNET = "https://dermnetnz.org/topics/";
 const KINDS: Record<string, Kind> = {
   akiec: {
     source: ["NHS, Actinic keratoses", `${NHS}actinic-keratoses/`],
-    name: "sun damage that can become skin cancer",
+    name: "sun damage that can become, or already is, an early skin cancer",
     en: [
       "Skin that years of sun have damaged, of which a small part becomes cancer; or a very early skin cancer, still in the top layer of the skin (Bowen's disease).",
       "A dry, rough, scaly patch, often on the face, ears, scalp, hands or arms. It can be skin-coloured, pink, red or brown.",
       "They look at it, and may wait, freeze it, prescribe a cream, or take it away.",
     ],
-    nama: "kerusakan akibat matahari yang bisa menjadi kanker kulit",
+    nama: "kerusakan akibat matahari yang bisa menjadi, atau sudah menjadi, kanker kulit dini",
     id: [
       "Kulit yang rusak oleh matahari selama bertahun-tahun, yang sebagian kecilnya menjadi kanker; atau kanker kulit sangat dini, masih di lapisan teratas kulit (penyakit Bowen).",
       "Bercak kering, kasar, bersisik, sering di wajah, telinga, kulit kepala, tangan, atau lengan. Warnanya seperti kulit, merah muda, merah, atau cokelat.",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from dermserve.v1.card_pb2 import ClassInfo
 
 _BOWEN = "actinic keratosis or intraepithelial carcinoma (Bowen's disease)"
-_AKIEC = ClassInfo(code="akiec", name=_BOWEN, common_name="sun damage that can become skin cancer", malignant=True)
+_SUN = "sun damage that can become, or already is, an early skin cancer"
+_AKIEC = ClassInfo(code="akiec", name=_BOWEN, common_name=_SUN, malignant=True)
 _BASAL = "a common skin cancer (basal cell)"
 _BCC = ClassInfo(code="bcc", name="basal cell carcinoma", common_name=_BASAL, malignant=True)
 _BKL = ClassInfo(code="bkl", name="benign keratosis-like lesion", common_name="age spot or similar harmless growth")

@@ -71,8 +71,10 @@ class Edge(InOrder):
         self.metrics = addresses.get("metrics", "")
         self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
         self.say(f"edge ready at {self.url}")
-        if not (found["runtime"] and "model" in found):
-            self.say("the page can't answer without a network: docs/page.md#without-a-network says what it lacks")
+        if not found["runtime"]:
+            self.say("the page can't answer without a network: `make web` in a checkout fetches its runtime")
+        elif "model" not in found:
+            self.say("the page can't answer without a network: the store holds no model.tflite")
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
