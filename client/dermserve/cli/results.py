@@ -15,7 +15,7 @@ import click
 from dermserve.cli.photos import SUFFIXES, shown
 from dermserve.cli.root import Exit
 from dermserve.client import Answer, DermserveError, Internal, Unavailable, render_text
-from dermserve.models.durable import replacing
+from dermserve.models.durable import replacing, sync
 
 Row = dict[str, Any]
 
@@ -174,10 +174,12 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     """Write a row an answer, whole or not at all; columns as the answers have them."""
     flat = sorted(map(_flat, rows), key=lambda row: "error_reason" in row)  # failures and their columns last
     columns = list(dict.fromkeys(("file", *(name for row in flat for name in row))))
-    with replacing(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(flat)
+    with replacing(path) as fresh:
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(flat)
+        sync(fresh)
 
 
 def _flat(row: Row) -> Row:
