@@ -1,9 +1,8 @@
-"""What several commands share: options, and what they write to stderr."""
+"""What the options of several commands share."""
 
 import functools
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,14 +11,6 @@ store_option = click.option(
     "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-
-say = functools.partial(click.echo, err=True)
-
-
-def track(items: Sequence[Any], what: str) -> Iterator[Any]:
-    """Yield items; if stderr is a terminal, draw a progress bar beside the name of the step."""
-    with click.progressbar(items, label=what, file=sys.stderr) as bar:
-        yield from bar
 
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from dermserve.models.architectures import fitting
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
-from dermserve.models.options import say
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import json_digest, read_json, write_json
 from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.checkpoint import fingerprint
 from dermserve.models.training.train.dataset import prepare

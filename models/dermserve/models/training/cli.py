@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.options import say
+from dermserve.models.training.terminal import say
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(file_okay=False, path_type=Path)

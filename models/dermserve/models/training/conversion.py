@@ -22,12 +22,12 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze, scored
-from dermserve.models.options import track
 from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.fitting import ood_scores, softmax
 from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.terminal import track
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FULL, TFLITE, FinishedRun, Kind, load_weights, save_weights

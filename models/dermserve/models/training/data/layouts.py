@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from dermserve.imaging.heif import HEIC
-from dermserve.models.options import say
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_contradictions
 from dermserve.models.training.data.tables import SPLITS, Row, Table, class_of, read_table
 from dermserve.models.training.errors import DataError
+from dermserve.models.training.terminal import say
 
 _PHOTOS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", *((".heic", ".heif") if HEIC else ())})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})

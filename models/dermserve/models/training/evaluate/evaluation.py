@@ -15,7 +15,6 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from dermserve.contract import SCHEMA_VERSION
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import replacing
-from dermserve.models.options import say
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Protocol, write_split
@@ -24,6 +23,7 @@ from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.calibration import Fitted, calibrate
 from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
 from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
 

@@ -17,9 +17,9 @@ from dermserve.models.architectures import weights_digest
 from dermserve.models.durable import replacing
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import Core, freeze
-from dermserve.models.options import track
 from dermserve.models.training.data.photos import Labelled, imaging_version
 from dermserve.models.training.errors import DAMAGED, json_digest, read_arrays
+from dermserve.models.training.terminal import track
 
 _VIEWS_AT_ONCE = 64
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dermserve.models.catalogue import SPECS, Spec
-from dermserve.models.options import say
 from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import DataError, plain_name
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
 

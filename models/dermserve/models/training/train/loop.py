@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.options import say, track
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
 from dermserve.models.training.errors import RunError, TrainingError
+from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
@@ -100,9 +100,8 @@ class _StageRun:
         self._averaged = [*network.trainable_variables, *statistics]
         self._averages = [tf.Variable(variable) for variable in self._averaged]
         sizes = np.maximum(np.bincount(training.labels), 1).astype(np.float64)
-        drawn = sizes[training.labels] ** -experiment.balance
-        self._sampling, strange = drawn / drawn.sum(), None if others is None else class_weights(others.labels)
-        self._outlier_sampling = None if strange is None else strange / strange.sum()
+        self._sampling = _shares(sizes[training.labels] ** -experiment.balance)
+        self._outlier_sampling = None if others is None else _shares(class_weights(others.labels))
         weights = sizes**-experiment.class_weights
         self._weights = tf.constant(weights / weights[training.labels].mean(), tf.float32)
         everything = np.ones((len(training), len(sizes)), np.float32)
@@ -271,3 +270,7 @@ def distillation_losses(own: Tensor, soft: Tensor, logits: Tensor, settings: Dis
     temperature, share = settings.temperature, settings.weight
     taught = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)
     return (1 - share) * own + share * temperature**2 * taught
+
+
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(weights / weights.sum())
